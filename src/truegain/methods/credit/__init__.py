@@ -1,0 +1,3 @@
+"""Credit components: rewards -> an advantage for every token."""
+
+from truegain.methods.credit._group_normalise import group_normalise as group_normalise

@@ -1,0 +1,236 @@
+"""The stage arithmetic, from columns to the loss: what our loop, TRL and verl all run.
+
+    reward -> select -> per term: credit -> per optimiser step: weight -> per micro-batch: surrogate
+
+Credit is computed once per rollout batch, weight once per optimiser step over all its rows. The loss is
+``sum_terms scale * (surrogate * weight).sum()``, so the size of a micro-batch cannot change it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from truegain.core import segments
+from truegain.core.batch import Batch
+from truegain.core.component import Member, call, spec_of
+from truegain.core.errors import WiringError
+from truegain.core.forms import Fit, Stage, Term, Train, members
+
+Facts = Mapping[str, Any]
+Logs = dict[str, tuple[float, float]]
+"""Metric name -> (sum, count), so that micro-batches and ranks add."""
+
+
+@dataclass(frozen=True)
+class OptimiserStep:
+    """What one optimiser step trains on.
+
+    ``batch`` holds its rows with ``mask`` cut to the plan's part; per term, ``advantages`` is what credit gave (None
+    without credit) and ``weights`` the [B,T] weights. ``live[B]`` is false for rows to which no term gives a gradient:
+    they are left out of the pass and still count in the weights' denominators.
+    """
+
+    batch: Batch
+    advantages: tuple[Tensor | None, ...]
+    weights: tuple[Tensor, ...]
+    live: Tensor
+
+
+def reward_stage(form: Train, batch: Batch, facts: Facts) -> tuple[Batch, Logs]:
+    """Add ``reward_parts[B,K]`` by name and ``reward[B]``, their sum. A modifier's part is what it changed."""
+    logs: Logs = {}
+    names: list[str] = []
+    parts: list[Tensor] = []
+    so_far = torch.zeros(batch.rows, dtype=torch.float32, device=_device(batch))
+    for member in members(form.reward):
+        spec = spec_of(member)
+        modifies = spec.modifies is not None
+        value = _run(member, {**batch, "reward": so_far} if modifies else batch, facts, logs, (batch.rows,))
+        part = value - so_far if modifies else value
+        so_far = so_far + part
+        parts.append(part)
+        names.append(spec.name)
+        logs[f"rewards/{spec.name}/mean"] = (float(part.sum()), float(batch.rows))
+    return batch.add(reward_parts=torch.stack(parts, dim=1), reward=so_far), logs
+
+
+def select_stage(form: Train, batch: Batch, facts: Facts) -> tuple[Batch, Logs]:
+    """Drop the rows that selection refuses; group ids are renumbered. Members multiply."""
+    logs: Logs = {}
+    keep = torch.ones(batch.rows, dtype=torch.float32, device=_device(batch))
+    for member in members(form.select):
+        keep = keep * _run(member, batch, facts, logs, (batch.rows,))
+    if not members(form.select):
+        return batch, logs
+    logs["truegain/kept"] = (float(keep.sum()), float(batch.rows))
+    kept = batch.add(keep=keep).take(keep > 0)
+    return Batch(**{**kept, "group": segments.dense(kept["group"])}), logs
+
+
+def credit_stage(form: Train | Fit, batch: Batch, facts: Facts) -> tuple[tuple[Tensor | None, ...], Logs]:
+    """Per term, what its credit gives: [B,T], zero outside the mask; None for a term without credit."""
+    logs: Logs = {}
+    out: list[Tensor | None] = []
+    for term in form.terms:
+        value: Tensor | None = None
+        for member in members(term.credit):
+            shape = tuple(batch["mask"].shape)
+            if spec_of(member).modifies is None:
+                part = _run(member, batch, facts, logs, shape)
+                value = part if value is None else value + part
+            else:
+                so_far = torch.zeros(shape, device=_device(batch)) if value is None else value
+                value = _run(member, {**batch, "advantage": so_far}, facts, logs, shape)
+        out.append(None if value is None else value.masked_fill(~batch["mask"], 0.0))
+    return tuple(out), logs
+
+
+def plan_stage(
+    form: Train | Fit, batch: Batch, advantages: tuple[Tensor | None, ...], facts: Facts
+) -> tuple[list[OptimiserStep], Logs]:
+    """Cut the batch into optimiser steps and weigh each over all its rows. Without a plan there is one step."""
+    logs: Logs = {}
+    mask = batch["mask"]
+    plan = members(form.plan) if isinstance(form, Train) else ()
+    parts = mask.unsqueeze(0)
+    if plan:
+        parts, extra = call(plan[0], batch, facts)
+        _add(logs, extra, batch)
+        if parts.dim() != 3 or tuple(parts.shape[1:]) != tuple(mask.shape):
+            raise WiringError(f"{spec_of(plan[0]).full_name} gave shape {tuple(parts.shape)}, not [N,B,T]")
+    return [_weigh(form, batch, advantages, part & mask, facts, logs) for part in parts], logs
+
+
+def _weigh(
+    form: Train | Fit, batch: Batch, advantages: tuple[Tensor | None, ...], part: Tensor, facts: Facts, logs: Logs
+) -> OptimiserStep:
+    rows = part.any(dim=1) if part.shape[0] > 1 and not bool(torch.equal(part, batch["mask"])) else None
+    columns = Batch(**{**batch, "mask": part})
+    if rows is not None:
+        columns, advantages = columns.take(rows), tuple(None if a is None else a[rows] for a in advantages)
+    shape = tuple(columns["mask"].shape)
+    weights: list[Tensor] = []
+    live = torch.zeros(columns.rows, dtype=torch.bool, device=part.device)
+    for term, advantage in zip(form.terms, advantages, strict=True):
+        weight = columns["mask"].float() * term.scale
+        offered = columns if advantage is None else {**columns, "advantage": advantage}
+        for member in members(term.weight):
+            weight = weight * _run(member, offered, facts, logs, shape)
+        weights.append(weight)
+        felt = weight != 0
+        if advantage is not None and _linear(term):
+            felt = felt & (advantage != 0)
+        live = live | felt.any(dim=1)
+    return OptimiserStep(columns, advantages, tuple(weights), live)
+
+
+def _linear(term: Term) -> bool:
+    """Every surrogate names ``advantage``: by contract, a zero advantage then gives a zero gradient."""
+    return all("advantage" in spec_of(member).inputs for member in members(term.surrogate))
+
+
+def loss_of(
+    form: Train | Fit,
+    step: OptimiserStep,
+    index: Tensor,
+    current: Mapping[str, Tensor],
+    facts: Facts,
+    role: str = "policy",
+) -> tuple[Tensor, Logs]:
+    """Sum of the role's terms over the rows ``index`` of a step: a scalar with gradient, and its logs.
+
+    ``current`` holds the columns of this forward pass for those rows, ``[len(index), T']`` with T' at most T (shared
+    padding may be cut): ``logp``, ``entropy`` or ``value`` with gradient, ``old_logp`` if the batch has none.
+    """
+    width = next(iter(current.values())).shape[1]
+    columns = {**step.batch.take(index).narrow(width), **current}
+    mask = columns["mask"]
+    logs: Logs = {}
+    loss = torch.zeros((), device=mask.device)
+    for term, advantage, weight in zip(form.terms, step.advantages, step.weights, strict=True):
+        if term.role != role:
+            continue
+        offered = dict(columns)
+        if advantage is not None:
+            offered["advantage" if role == "policy" else "target"] = advantage[index, :width]
+        per_token = torch.zeros(mask.shape, device=mask.device)
+        for member in members(term.surrogate):
+            per_token = per_token + _run(member, offered, facts, logs, tuple(mask.shape), mask)
+        # Outside the mask a surrogate may hold anything, NaN included: it is cut before the product.
+        loss = loss + (per_token.masked_fill(~mask, 0.0) * weight[index, :width]).sum()
+    return loss, logs
+
+
+def named_columns(form: Train | Fit) -> frozenset[str]:
+    """Every column that some component of the form names; the loop computes no costly column beyond these."""
+    found: set[str] = set()
+    stages: list[Stage] = [s for t in form.terms for s in (t.credit, t.surrogate, t.weight)]
+    if isinstance(form, Train):
+        stages += [form.reward, form.select, form.plan]
+    for stage in stages:
+        for member in members(stage):
+            found.update(spec_of(member).inputs)
+    return frozenset(found)
+
+
+def needs_old_pass(form: Train | Fit) -> bool:
+    """Whether ``old_logp`` has to be computed before the update.
+
+    With one optimiser step per batch it equals ``logp`` without its gradient, unless something before the surrogate
+    names it.
+    """
+    if isinstance(form, Fit):
+        return False
+    early = [*members(form.reward), *members(form.select), *members(form.plan)]
+    early += [m for t in form.terms for stage in (t.credit, t.weight) for m in members(stage)]
+    named_early = any("old_logp" in spec_of(m).inputs for m in early)
+    return named_early or (bool(members(form.plan)) and "old_logp" in named_columns(form))
+
+
+def _run(
+    member: Member,
+    columns: Mapping[str, Tensor],
+    facts: Facts,
+    logs: Logs,
+    shape: tuple[int, ...],
+    mask: Tensor | None = None,
+) -> Tensor:
+    value, extra = call(member, columns, facts)
+    if tuple(value.shape) != shape:
+        raise WiringError(f"{spec_of(member).full_name} gave shape {tuple(value.shape)}; it must give {list(shape)}")
+    _add(logs, extra, columns, mask)
+    return value
+
+
+def _add(logs: Logs, extra: Mapping[str, Any], columns: Mapping[str, Tensor], mask: Tensor | None = None) -> None:
+    """Add logs: a [B,T] tensor counts by masked token, a [B] tensor by row, a scalar as it is."""
+    for name, value in extra.items():
+        tensor = torch.as_tensor(value).detach()
+        if tensor.dim() == 2:
+            chosen = columns["mask"] if mask is None else mask
+            pair = (float(tensor.float().masked_fill(~chosen, 0.0).sum()), float(chosen.sum()))
+        elif tensor.dim() == 1:
+            pair = (float(tensor.float().sum()), float(tensor.numel()))
+        else:
+            pair = (float(tensor), 1.0)
+        before = logs.get(name, (0.0, 0.0))
+        logs[name] = (before[0] + pair[0], before[1] + pair[1])
+
+
+def merge(*several: Logs) -> Logs:
+    """Add logs of micro-batches or stages."""
+    out: Logs = {}
+    for logs in several:
+        for name, (value, count) in logs.items():
+            before = out.get(name, (0.0, 0.0))
+            out[name] = (before[0] + value, before[1] + count)
+    return out
+
+
+def _device(batch: Mapping[str, Tensor]) -> torch.device:
+    return next(iter(batch.values())).device

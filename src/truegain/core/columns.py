@@ -1,0 +1,107 @@
+"""The dictionary of columns: one line and one name for every fact that may stand in a `Batch`.
+
+Letters: B rollouts, T completion tokens, S steps, U turns, M models, K named rewards. Column t speaks of completion
+token t given the tokens before it. Prompts are not part of T: a rollout carries its prompt, and hosts (TRL, verl) lay
+out their columns the same way.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from truegain.core.errors import WiringError, nearest
+
+Kind = Literal["float", "int", "bool"]
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column: its letters, the kind of its numbers, what it means and who provides it."""
+
+    name: str
+    shape: str
+    kind: Kind
+    meaning: str
+    provider: str
+
+    def line(self) -> str:
+        """One line for listings and error messages."""
+        return f"{self.name}[{self.shape}] {self.kind}: {self.meaning} (from {self.provider})"
+
+
+_ROWS: tuple[tuple[str, str, Kind, str, str], ...] = (
+    ("tokens", "B,T", "int", "completion token ids, 0 in the padding", "the engine"),
+    ("mask", "B,T", "bool", "true exactly where the policy chose the token", "the engine"),
+    ("group", "B", "int", "which rows answer the same problem; groups may be ragged", "the engine"),
+    ("role", "B", "int", "which role wrote the row, by order of the form's roles", "the engine"),
+    ("step", "B,T", "int", "reasoning step of each token, -1 outside", "a segment component"),
+    ("turn", "B,T", "int", "turn of each token, -1 outside", "the engine, from the environment"),
+    ("part", "B,T", "int", "part of each token (thought, answer, ...), -1 outside", "a segment component"),
+    ("cut", "B", "int", "completion tokens shared with a forked row's parent, else -1", "a resampler"),
+    ("engine_logp", "B,T", "float", "what the sampler reported, under the prompt it saw", "the engine"),
+    (
+        "old_logp",
+        "B,T",
+        "float",
+        "the learner's before the update, under the prompt trained on",
+        "the learner",
+    ),
+    ("logp", "B,T", "float", "the current log-prob; carries gradient", "the learner"),
+    ("ref_logp", "B,T", "float", "log-prob under the reference model", "a role that fills it"),
+    (
+        "entropy",
+        "B,T",
+        "float",
+        "entropy of the current distribution, nats; carries gradient",
+        "the learner",
+    ),
+    ("value", "B,T", "float", "the critic's current prediction; carries gradient", "a role with a head"),
+    ("old_value", "B,T", "float", "the critic's prediction before the update", "a role with a head"),
+    ("correct", "B", "float", "the exact checker's verdict, 0 or 1", "the task's checker"),
+    ("answered", "B", "float", "1 when the completion holds one well-formed answer", "the task's checker"),
+    ("tool_calls", "B", "float", "how many tool calls the completion made", "a task with tools"),
+    ("tool_errors", "B", "float", "how many of them failed", "a task with tools"),
+    ("keep", "B", "float", "1 for rows that selection kept", "the select stage"),
+    ("truncated", "B", "bool", "the completion ended at the token limit", "the engine"),
+    ("score", "B", "float", "what the user's reward functions gave, weighted and summed", "a reward function"),
+    ("reward", "B", "float", "sum of the named rewards", "the reward stage"),
+    ("reward_parts", "B,K", "float", "the named rewards, in the order of the reward stage", "the reward stage"),
+    ("model_reward", "B,M", "float", "scalar reward of each reward model", "a role with a head"),
+    ("step_reward", "B,S", "float", "reward of each step, NaN past the last one", "a process reward model or a task"),
+    ("turn_reward", "B,U", "float", "reward of each turn, NaN past the last one", "a task with turns"),
+    ("test_pass", "B,K", "float", "which unit tests the completion passed", "a task with tests"),
+    ("probe_correct", "B,S", "float", "share of right answers when forced to answer after each step", "a probe"),
+    ("probe_confidence", "B,S", "float", "confidence of the answer forced after each step", "a probe"),
+    ("answer_logp", "B,S", "float", "log-prob of the reference answer forced after each step", "a probe"),
+    ("state", "B,T", "int", "state id of a table environment, -1 outside", "a table task"),
+    ("action", "B,T", "int", "action id of a table environment, -1 outside", "a table task"),
+    ("prior_value", "B,T", "float", "value of the state known before training", "a table task"),
+    ("advantage", "B,T", "float", "what the term's credit gave; zero gives no gradient", "the term's credit"),
+    ("target", "B,T", "float", "what the term's credit gave, as the target of a head", "the term's credit"),
+)
+
+COLUMNS: dict[str, Column] = {
+    name: Column(name, shape, kind, meaning, who) for name, shape, kind, meaning, who in _ROWS
+}
+
+FACTS: dict[str, str] = {
+    "progress": "share of the run that is done, 0 to 1",
+    "step_index": "number of the current optimisation step, from 0",
+    "max_tokens": "the completion's token limit",
+}
+"""Loop facts: keyword-only parameters with these names are filled by the loop, not by the user."""
+
+GRADIENT = frozenset({"logp", "entropy", "value"})
+"""Columns that come with the current forward pass; only surrogates may name them."""
+
+
+def column(name: str) -> Column:
+    """Look a column up. Raises WiringError naming the nearest legal one.
+
+    >>> column("mask").shape
+    'B,T'
+    """
+    if name not in COLUMNS:
+        raise WiringError(f"unknown column {name!r}{nearest(name, set(COLUMNS))}; see truegain.core.columns")
+    return COLUMNS[name]

@@ -1,0 +1,129 @@
+"""Dotted settings of a form: list them, read them, and make a variant with one changed.
+
+A path is ``loop.NAME``, ``KIND.COMPONENT.KNOB`` (``credit.group_normalise.std``), ``term.N.scale``; a last part
+alone is enough when it is unique (``lr``, ``clip_high``). ``--set``, TOML files and controllers share this grammar.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from typing import Any, cast
+
+from pydantic import TypeAdapter, ValidationError
+
+from truegain.core.component import Member, knobs_of, spec_of
+from truegain.core.errors import SettingError, nearest
+from truegain.core.forms import Fit, Form, Loop, Stage, Term, Train, members
+
+_STAGES: dict[type, tuple[str, ...]] = {
+    Train: ("score", "resample", "probe", "reward", "select", "plan", "fold"),
+    Fit: ("pair", "fold"),
+}
+_TERM_STAGES = ("credit", "surrogate", "weight")
+
+
+def settings(form: Form) -> dict[str, Any]:
+    """Return every setting of a form by its full path, in reading order."""
+    found: dict[str, Any] = {}
+    if hasattr(form, "loop"):
+        found.update({f"loop.{k}": v for k, v in cast(Loop, getattr(form, "loop")).model_dump().items()})  # noqa: B009
+    for kind in _STAGES.get(type(form), ()):
+        _list(found, kind, getattr(form, kind))
+    if isinstance(form, Train | Fit):
+        for n, term in enumerate(form.terms):
+            found[f"term.{n}.scale"] = term.scale
+            for kind in _TERM_STAGES:
+                _list(found, kind, getattr(term, kind))
+    return found
+
+
+def _list(found: dict[str, Any], kind: str, stage: Stage) -> None:
+    for member in members(stage):
+        for knob, value in knobs_of(member).items():
+            found.setdefault(f"{kind}.{spec_of(member).name}.{knob}", value)
+
+
+def resolve(form: Form, path: str) -> str:
+    """Return the full path a short form means. Raises SettingError when it is unknown or ambiguous."""
+    legal = settings(form)
+    if path in legal:
+        return path
+    found = [full for full in legal if full.endswith("." + path)]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise SettingError(f"setting {path!r} is ambiguous: {', '.join(found)}; write one of them in full")
+    hint = nearest(path, set(legal)) or nearest(path, {full.rpartition(".")[2] for full in legal})
+    raise SettingError(f"unknown setting {path!r}{hint}; `truegain show RECIPE` lists all")
+
+
+def with_setting(form: Form, path: str, value: Any) -> Form:
+    """Return the form with one setting changed; a string is read as the default's type.
+
+    Raises SettingError naming the setting for an unknown path or a value of the wrong type or out of bounds.
+    """
+    full = resolve(form, path)
+    head, _, rest = full.partition(".")
+    if head == "loop":
+        loop = cast(Loop, getattr(form, "loop"))  # noqa: B009
+        return cast(Form, dataclasses.replace(cast(Any, form), loop=_loop(loop, {rest: value})))
+    if head == "term":
+        number, _, field = rest.partition(".")
+        terms = list(cast(Train, form).terms)
+        terms[int(number)] = dataclasses.replace(terms[int(number)], **{field: _typed(full, value, 1.0)})
+        return cast(Form, dataclasses.replace(cast(Any, form), terms=tuple(terms)))
+    name, _, knob = rest.partition(".")
+    if head in _TERM_STAGES:
+        changed = tuple(_term_with(term, head, full, name, knob, value) for term in cast(Train, form).terms)
+        return cast(Form, dataclasses.replace(cast(Any, form), terms=changed))
+    return cast(Form, dataclasses.replace(cast(Any, form), **{head: _stage_with(form, head, full, name, knob, value)}))
+
+
+def _term_with(term: Term, kind: str, full: str, name: str, knob: str, value: Any) -> Term:
+    return dataclasses.replace(term, **{kind: _stage_with(term, kind, full, name, knob, value)})
+
+
+def _stage_with(owner: object, kind: str, full: str, name: str, knob: str, value: Any) -> tuple[Member, ...]:
+    def change(member: Member) -> Member:
+        if spec_of(member).name != name:
+            return member
+        return functools.partial(member, **{knob: _typed(full, value, spec_of(member).knobs[knob])})
+
+    return tuple(change(member) for member in members(getattr(owner, kind)))
+
+
+def _typed(full: str, value: Any, default: Any) -> Any:
+    """Read a string as the type of the knob's default; other values are taken as they are."""
+    if not isinstance(value, str) or isinstance(default, str):
+        return value
+    if value in ("none", "None"):
+        return None
+    kind: Any = float if default is None else cast(Any, type(default))
+    if isinstance(default, int) and not isinstance(default, bool):
+        kind = int | float
+    try:
+        return TypeAdapter(kind).validate_python(value)
+    except ValidationError:
+        raise SettingError(
+            f"setting {full}: {value!r} is no {type(default).__name__}; the default is {default!r}"
+        ) from None
+
+
+def _loop(loop: Loop, changes: Mapping[str, Any]) -> Loop:
+    try:
+        return Loop.model_validate({**loop.model_dump(), **changes})
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise SettingError(f"setting loop.{place} = {first['input']!r}: {first['msg'].lower()}") from None
+
+
+def loop_with(form: Any, **changes: Any) -> Any:
+    """Return the form with loop settings changed; None leaves one as it is."""
+    given = {name: value for name, value in changes.items() if value is not None}
+    for name in given:
+        if name not in Loop.model_fields:
+            raise SettingError(f"unknown setting loop.{name}{nearest(name, set(Loop.model_fields))}")
+    return dataclasses.replace(form, loop=_loop(form.loop, given))
