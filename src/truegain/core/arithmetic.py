@@ -30,12 +30,13 @@ Logs = dict[str, tuple[float, float]]
 class OptimiserStep:
     """What one optimiser step trains on.
 
-    ``batch`` holds its rows with ``mask`` cut to the plan's part; per term, ``advantages`` is what credit gave (None
-    without credit) and ``weights`` the [B,T] weights. ``live[B]`` is false for rows to which no term gives a gradient:
+    ``batch`` holds its rows, numbered ``rows`` in the planned batch, with ``mask`` cut to the plan's part. Per term,
+    ``advantages`` is what credit gave (None without credit) and ``weights`` the [B,T] weights. ``live[B]`` is false for rows to which no term gives a gradient:
     they are left out of the pass and still count in the weights' denominators.
     """
 
     batch: Batch
+    rows: Tensor
     advantages: tuple[Tensor | None, ...]
     weights: tuple[Tensor, ...]
     live: Tensor
@@ -59,17 +60,21 @@ def reward_stage(form: Train, batch: Batch, facts: Facts) -> tuple[Batch, Logs]:
     return batch.add(reward_parts=torch.stack(parts, dim=1), reward=so_far), logs
 
 
-def select_stage(form: Train, batch: Batch, facts: Facts) -> tuple[Batch, Logs]:
-    """Drop the rows that selection refuses; group ids are renumbered. Members multiply."""
+def select_stage(form: Train, batch: Batch, facts: Facts) -> tuple[Batch, Tensor, Logs]:
+    """Drop the rows that selection refuses; members multiply, group ids are renumbered.
+
+    Returns the batch of kept rows, their row numbers in the old batch, and the logs.
+    """
     logs: Logs = {}
     keep = torch.ones(batch.rows, dtype=torch.float32, device=_device(batch))
     for member in members(form.select):
         keep = keep * _run(member, batch, facts, logs, (batch.rows,))
+    index = (keep > 0).nonzero().flatten()
     if not members(form.select):
-        return batch, logs
+        return batch, index, logs
     logs["truegain/kept"] = (float(keep.sum()), float(batch.rows))
-    kept = batch.add(keep=keep).take(keep > 0)
-    return Batch(**{**kept, "group": segments.dense(kept["group"])}), logs
+    kept = batch.add(keep=keep).take(index)
+    return Batch(**{**kept, "group": segments.dense(kept["group"])}), index, logs
 
 
 def credit_stage(form: Train | Fit, batch: Batch, facts: Facts) -> tuple[tuple[Tensor | None, ...], Logs]:
@@ -109,10 +114,11 @@ def plan_stage(
 def _weigh(
     form: Train | Fit, batch: Batch, advantages: tuple[Tensor | None, ...], part: Tensor, facts: Facts, logs: Logs
 ) -> OptimiserStep:
-    rows = part.any(dim=1) if part.shape[0] > 1 and not bool(torch.equal(part, batch["mask"])) else None
-    columns = Batch(**{**batch, "mask": part})
-    if rows is not None:
-        columns, advantages = columns.take(rows), tuple(None if a is None else a[rows] for a in advantages)
+    # Without a plan every row takes part, an empty one too: it counts where a weight counts rows.
+    whole = torch.equal(part, batch["mask"])
+    rows = torch.arange(batch.rows, device=part.device) if whole else part.any(dim=1).nonzero().flatten()
+    columns = Batch(**{**batch, "mask": part}).take(rows)
+    advantages = tuple(None if a is None else a[rows] for a in advantages)
     shape = tuple(columns["mask"].shape)
     weights: list[Tensor] = []
     live = torch.zeros(columns.rows, dtype=torch.bool, device=part.device)
@@ -126,7 +132,7 @@ def _weigh(
         if advantage is not None and _linear(term):
             felt = felt & (advantage != 0)
         live = live | felt.any(dim=1)
-    return OptimiserStep(columns, advantages, tuple(weights), live)
+    return OptimiserStep(columns, rows, advantages, tuple(weights), live)
 
 
 def _linear(term: Term) -> bool:

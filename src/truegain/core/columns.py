@@ -62,6 +62,7 @@ _ROWS: tuple[tuple[str, str, Kind, str, str], ...] = (
     ("answered", "B", "float", "1 when the completion holds one well-formed answer", "the task's checker"),
     ("tool_calls", "B", "float", "how many tool calls the completion made", "a task with tools"),
     ("tool_errors", "B", "float", "how many of them failed", "a task with tools"),
+    ("tool_cost", "B", "float", "what its tool calls cost, in units of reward", "a task with tools"),
     ("keep", "B", "float", "1 for rows that selection kept", "the select stage"),
     ("truncated", "B", "bool", "the completion ended at the token limit", "the engine"),
     ("score", "B", "float", "what the user's reward functions gave, weighted and summed", "a reward function"),

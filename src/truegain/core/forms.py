@@ -32,7 +32,7 @@ class Loop(BaseModel):
     prompts: int = Field(default=16, ge=1, description="problems per step")
     samples: int = Field(default=8, ge=1, description="completions per problem")
     max_tokens: int = Field(default=32, ge=1, description="completion token limit")
-    temperature: float = Field(default=1.0, ge=0, le=10, description="sampling temperature in training")
+    temperature: float = Field(default=1.0, gt=0, le=10, description="sampling temperature in training")
     top_k: int = Field(default=0, ge=0, description="keep the k likeliest tokens; 0 keeps all")
     top_p: float = Field(default=1.0, gt=0, le=1, description="keep the likeliest tokens of this total probability")
     lr: float = Field(default=1e-4, gt=0, le=1, description="learning rate of AdamW")

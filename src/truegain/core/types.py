@@ -176,7 +176,15 @@ class Environment(Protocol):
 class Task(Protocol):
     """Problems with a checker. ``problem(split, i)`` is a pure function; splits are disjoint by construction."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """The task's name, as in a spec."""
+        ...
+
+    @property
+    def stop(self) -> tuple[str, ...]:
+        """Strings that end a completion, or hand it to the environment."""
+        ...
 
     def problem(self, split: Split, index: int) -> Problem:
         """The index-th problem of a split. Raises IndexError past the end of a finite split."""
@@ -190,6 +198,14 @@ class Task(Protocol):
         """Facts by column name (``correct`` at least) from the completion's text, or an abstention."""
         ...
 
+    def final(self, problem: Problem, text: str) -> str | None:
+        """The answer a completion gives, as the checker reads it; None when it gives none."""
+        ...
+
     def environment(self) -> Callable[[], Environment] | None:
         """A factory for multi-turn tasks; None for single-turn ones."""
+        ...
+
+    def respond(self, env: Environment, text: str) -> str | None:
+        """Run the tool call that ends a completion so far; the text to append, or None when there is no call."""
         ...

@@ -1,0 +1,66 @@
+"""Problems with checkable answers, and their checkers. `make` turns a spec such as ``sort,level=6`` into a task."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, cast
+
+from truegain.core.errors import SettingError, nearest
+from truegain.core.types import Task
+from truegain.tasks import add, calculator, chain, countdown, sort
+from truegain.tasks.generated import CHARSET, MARKS, STYLES, Generated, Rules, policy_spans, token_length, tool_call
+
+__all__ = [
+    "CHARSET",
+    "MARKS",
+    "STYLES",
+    "TASKS",
+    "Generated",
+    "make",
+    "make_one",
+    "policy_spans",
+    "token_length",
+    "tool_call",
+]
+
+TASKS: dict[str, Rules] = {
+    rules.name: rules for rules in (sort.RULES, countdown.RULES, add.RULES, chain.RULES, calculator.RULES)
+}
+
+
+def _flag(text: str) -> bool:
+    return {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}[text.lower()]
+
+
+_KNOBS: dict[str, Callable[[str], Any]] = {"level": int, "style": str, "seed": int, "chat": _flag, "call_cost": float}
+
+
+def make_one(spec: str) -> Generated:
+    """One embedded task from ``NAME[,key=value...]``; the keys are level, style, seed, chat and call_cost.
+
+    Raises:
+        SettingError: an unknown name or key, or a value that the task refuses.
+
+    >>> make_one("sort,level=6,style=trace").level
+    6
+    """
+    name, *settings = [part.strip() for part in spec.split(",")]
+    if name not in TASKS:
+        raise SettingError(f"unknown task {name!r}{nearest(name, set(TASKS))}; there are {' '.join(TASKS)}")
+    rules = TASKS[name]
+    knobs: dict[str, Any] = {"level": rules.level, "call_cost": rules.call_cost}
+    legal = [key for key in _KNOBS if key != "call_cost" or rules.world is not None]
+    for setting in settings:
+        key, _, text = setting.partition("=")
+        if key not in legal:
+            raise SettingError(f"task {name}: unknown key {key!r}{nearest(key, legal)}; there are {' '.join(legal)}")
+        try:
+            knobs[key] = _KNOBS[key](text)
+        except (ValueError, KeyError):
+            raise SettingError(f"task {name}: {key} cannot be {text!r}") from None
+    return Generated(rules, **knobs)
+
+
+def make(spec: str) -> Task:
+    """The task a spec names; see `make_one`."""
+    return cast(Task, make_one(spec))

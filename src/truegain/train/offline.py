@@ -1,0 +1,220 @@
+"""Supervised fine-tuning: the offline loop, written out. Resumes from its own checkpoints to the same numbers."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from truegain.core.errors import DataError, RunError, SettingError
+from truegain.policy.logprobs import token_logp
+from truegain.policy.policy import Policy
+
+Schedule = Literal["constant", "cosine", "wsd"]
+
+
+@dataclass(frozen=True)
+class Example:
+    """A prompt, the completion to learn (its end mark included), and which completion tokens count in the loss."""
+
+    prompt: tuple[int, ...]
+    completion: tuple[int, ...]
+    mask: tuple[bool, ...]
+
+    @property
+    def size(self) -> int:
+        """Tokens of prompt and completion."""
+        return len(self.prompt) + len(self.completion)
+
+
+@dataclass
+class Fit:
+    """Where a fit stands. ``index`` is the next example; ``seconds`` and ``tokens`` (padding left out) are spent."""
+
+    optimizer: torch.optim.Optimizer
+    step: int = 0
+    index: int = 0
+    seconds: float = 0.0
+    tokens: int = 0
+    loss: float = math.nan
+    lr: float = 0.0
+    grad_norm: float = math.nan
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+def begin(policy: Policy, *, weight_decay: float = 0.1, betas: tuple[float, float] = (0.9, 0.95)) -> Fit:
+    """A fresh fit with AdamW; matrices decay by ``weight_decay``, gains and biases do not."""
+    named = [(name, p) for name, p in policy.model.named_parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for _, p in named if p.ndim > 1], "weight_decay": weight_decay},
+        {"params": [p for _, p in named if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    return Fit(torch.optim.AdamW([g for g in groups if g["params"]], lr=0.0, betas=betas, fused=True))
+
+
+def sft(
+    policy: Policy,
+    examples: Callable[[int], Example],
+    fit: Fit,
+    *,
+    steps: int | None = None,
+    seconds: float | None = None,
+    batch_tokens: int = 8192,
+    micro_tokens: int = 4096,
+    lr: float = 3e-3,
+    warmup: int = 100,
+    schedule: Schedule = "cosine",
+    decay: float = 0.2,
+    grad_clip: float = 1.0,
+) -> Iterator[Fit]:
+    """Train on ``examples(0), examples(1), ...`` and yield the fit after every optimiser step, until it is done.
+
+    Ends after ``steps`` steps or ``seconds`` of stepping (what the caller does between steps does not count); one of
+    the two is given and paces the schedule too. A step takes examples until they hold ``batch_tokens`` tokens, cut by
+    length into micro-batches of at most ``micro_tokens`` padded ones. The loss is the mean of -log p over all tokens
+    of the step that count. The learning rate rises over ``warmup`` steps to ``lr``, then stays (``constant``), falls
+    as a cosine, or stays and falls linearly to 0 over the last ``decay`` of the fit (``wsd``). Raises RunError before
+    the weights are touched if the loss or its gradient is not finite.
+    """
+    if (steps is None) == (seconds is None):
+        raise SettingError("sft: give either steps or seconds, to end the fit and to pace its learning rate")
+    done = (lambda: fit.step / steps) if steps is not None else (lambda: fit.seconds / seconds)  # pyright: ignore
+    parameters = [p for group in fit.optimizer.param_groups for p in group["params"]]
+    policy.model.train()
+    while done() < 1.0:
+        began = time.perf_counter()
+        batch, index = _draw(examples, fit.index, batch_tokens)
+        counted = max(1, sum(sum(example.mask) for example in batch))
+        loss = 0.0
+        for part in _by_length(batch, micro_tokens):
+            part_loss = _loss_sum(policy, part) / counted
+            part_loss.backward()
+            loss += part_loss.item()
+        norm = float(torch.nn.utils.clip_grad_norm_(parameters, grad_clip))
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            fit.optimizer.zero_grad()
+            raise RunError(
+                f"sft step {fit.step}: loss {loss}, gradient norm {norm} over examples {fit.index} to {index - 1}: "
+                "lower the learning rate or look at these examples; the weights are as before the step"
+            )
+        fit.lr = lr * min(1.0, (fit.step + 1) / max(1, warmup)) * _level(schedule, done(), decay)
+        for group in fit.optimizer.param_groups:
+            group["lr"] = fit.lr
+        fit.optimizer.step()
+        fit.optimizer.zero_grad()
+        fit.step, fit.index, fit.loss, fit.grad_norm = fit.step + 1, index, loss, norm
+        fit.tokens += sum(example.size for example in batch)
+        fit.seconds += time.perf_counter() - began
+        yield fit
+    policy.model.eval()
+
+
+def progress_line(fit: Fit, *, steps: int | None = None, seconds: float | None = None) -> str:
+    """One line: step, loss, rate in tokens per second and, if the end is given, the time left."""
+    rate = fit.tokens / max(fit.seconds, 1e-9)
+    left = seconds - fit.seconds if seconds is not None else None
+    if steps is not None and fit.step:
+        left = (steps - fit.step) * fit.seconds / fit.step
+    tail = "" if left is None else f"  {max(0, left) // 60:.0f} min {max(0, left) % 60:02.0f} s left"
+    return f"step {fit.step}  loss {fit.loss:.4f}  lr {fit.lr:.1e}  grad {fit.grad_norm:.2f}  {rate:.0f} tok/s{tail}"
+
+
+def save_fit(folder: str | Path, policy: Policy, fit: Fit) -> None:
+    """Write model, optimiser state and position to ``folder``, all of it or nothing (written beside, then renamed)."""
+    folder = Path(folder)
+    beside = folder.with_name(f".{folder.name}.{os.getpid()}")
+    shutil.rmtree(beside, ignore_errors=True)
+    beside.mkdir(parents=True)
+    policy.save(beside)
+    state = fit.optimizer.state_dict()
+    tensors = {
+        f"{number}.{name}": value.contiguous()
+        for number, values in state["state"].items()
+        for name, value in values.items()
+    }
+    save_file(tensors, beside / "optimizer.safetensors")
+    place = {name: getattr(fit, name) for name in ("step", "index", "seconds", "tokens", "facts")}
+    (beside / "fit_state.json").write_text(json.dumps(place))
+    old = folder.with_name(f".{folder.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        folder.rename(old)
+    beside.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def load_fit(folder: str | Path, **optimizer: Any) -> tuple[Policy, Fit]:
+    """Read what `save_fit` wrote; ``optimizer`` settings as for `begin`. Raises DataError if it is not readable."""
+    folder = Path(folder)
+    policy = Policy.load(folder)
+    fit = begin(policy, **optimizer)
+    try:
+        tensors = load_file(folder / "optimizer.safetensors")
+        place = json.loads((folder / "fit_state.json").read_text())
+        values: dict[int, dict[str, Tensor]] = {}
+        for name, value in tensors.items():
+            number, _, kind = name.partition(".")
+            values.setdefault(int(number), {})[kind] = value
+        groups = fit.optimizer.state_dict()["param_groups"]
+        fit.optimizer.load_state_dict({"state": values, "param_groups": groups})
+        for name, value in place.items():
+            setattr(fit, name, value)
+    except (OSError, SafetensorError, ValueError, AttributeError) as error:
+        raise DataError(f"{folder} is not a checkpoint of a fit ({error}): resume from another one") from error
+    return policy, fit
+
+
+def _draw(examples: Callable[[int], Example], index: int, batch_tokens: int) -> tuple[list[Example], int]:
+    batch: list[Example] = []
+    held = 0
+    while held < batch_tokens:
+        example = examples(index)
+        batch.append(example)
+        held, index = held + example.size, index + 1
+    return batch, index
+
+
+def _by_length(batch: Sequence[Example], micro_tokens: int) -> Iterator[list[Example]]:
+    """Cut a batch, sorted by length, so that rows x longest stays within ``micro_tokens`` (one row always fits)."""
+    part: list[Example] = []
+    for example in sorted(batch, key=lambda example: example.size):
+        if part and (len(part) + 1) * example.size > micro_tokens:
+            yield part
+            part = []
+        part.append(example)
+    if part:
+        yield part
+
+
+def _loss_sum(policy: Policy, part: Sequence[Example]) -> Tensor:
+    width = max(len(example.completion) for example in part)
+    tokens = torch.zeros(len(part), width, dtype=torch.long)
+    mask = torch.zeros(len(part), width)
+    for i, example in enumerate(part):
+        tokens[i, : len(example.completion)] = torch.tensor(example.completion)
+        mask[i, : len(example.mask)] = torch.tensor(example.mask, dtype=torch.float32)
+    lengths = torch.tensor([len(example.completion) for example in part])
+    logp, _ = token_logp(policy, [example.prompt for example in part], tokens, lengths)
+    return -(logp * mask.to(logp.device)).sum()
+
+
+def _level(schedule: Schedule, done: float, decay: float) -> float:
+    """Fraction of the peak learning rate at ``done`` in [0, 1)."""
+    if schedule == "constant":
+        return 1.0
+    if schedule == "cosine":
+        return 0.5 * (1.0 + math.cos(math.pi * done))
+    if schedule == "wsd":
+        return min(1.0, (1.0 - done) / decay)
+    raise SettingError(f"sft: schedule {schedule!r} is unknown: use constant, cosine or wsd")
