@@ -31,8 +31,8 @@ class OptimiserStep:
     """What one optimiser step trains on.
 
     ``batch`` holds its rows, numbered ``rows`` in the planned batch, with ``mask`` cut to the plan's part. Per term,
-    ``advantages`` is what credit gave (None without credit) and ``weights`` the [B,T] weights. ``live[B]`` is false for rows to which no term gives a gradient:
-    they are left out of the pass and still count in the weights' denominators.
+    ``advantages`` is what credit gave (None without credit) and ``weights`` the [B,T] weights. ``live[B]`` is false
+    for rows to which no term gives a gradient: they are left out of the pass and still count in the denominators.
     """
 
     batch: Batch
@@ -45,7 +45,6 @@ class OptimiserStep:
 def reward_stage(form: Train, batch: Batch, facts: Facts) -> tuple[Batch, Logs]:
     """Add ``reward_parts[B,K]`` by name and ``reward[B]``, their sum. A modifier's part is what it changed."""
     logs: Logs = {}
-    names: list[str] = []
     parts: list[Tensor] = []
     so_far = torch.zeros(batch.rows, dtype=torch.float32, device=_device(batch))
     for member in members(form.reward):
@@ -53,9 +52,9 @@ def reward_stage(form: Train, batch: Batch, facts: Facts) -> tuple[Batch, Logs]:
         modifies = spec.modifies is not None
         value = _run(member, {**batch, "reward": so_far} if modifies else batch, facts, logs, (batch.rows,))
         part = value - so_far if modifies else value
-        so_far = so_far + part
+        # A modifier's value is taken as it is: adding its part back would round, and break ties in a group.
+        so_far = value if modifies else so_far + value
         parts.append(part)
-        names.append(spec.name)
         logs[f"rewards/{spec.name}/mean"] = (float(part.sum()), float(batch.rows))
     return batch.add(reward_parts=torch.stack(parts, dim=1), reward=so_far), logs
 
@@ -154,8 +153,13 @@ def loss_of(
     padding may be cut): ``logp``, ``entropy`` or ``value`` with gradient, ``old_logp`` if the batch has none.
     """
     width = next(iter(current.values())).shape[1]
-    columns = {**step.batch.take(index).narrow(width), **current}
+    batch = step.batch.take(index)
+    if bool(batch["mask"][:, width:].any()):
+        raise WiringError(f"the current columns are {width} tokens wide, but the mask reaches beyond; widen them")
+    columns = {**batch.narrow(width), **current}
     mask = columns["mask"]
+    # What the forward pass says of padding may be anything, and a NaN there would reach the weights by its gradient.
+    columns |= {name: c.masked_fill(~mask, 0.0) for name, c in current.items() if c.shape == mask.shape}
     logs: Logs = {}
     loss = torch.zeros((), device=mask.device)
     for term, advantage, weight in zip(form.terms, step.advantages, step.weights, strict=True):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 
+import torch
 from torch import Tensor
 
 from truegain.core.columns import COLUMNS, column
@@ -31,6 +32,8 @@ class Batch(Mapping[str, Tensor]):
             letters = column(name).shape.split(",")
             if value.dim() != len(letters):
                 raise WiringError(f"column {name!r} has shape {tuple(value.shape)}; it must be [{','.join(letters)}]")
+            if _kind(value) != column(name).kind:
+                raise WiringError(f"column {name!r} has dtype {value.dtype}; it must be {column(name).kind}")
             for letter, size in zip(letters, value.shape, strict=True):
                 if letter in "BT" and sizes.setdefault(letter, size) != size:
                     raise WiringError(f"column {name!r} has {letter}={size}; the other columns have {sizes[letter]}")
@@ -42,6 +45,10 @@ class Batch(Mapping[str, Tensor]):
         if name not in self._columns:
             raise WiringError(f"column {name!r} is missing; it comes from {column(name).provider}")
         return self._columns[name]
+
+    def __contains__(self, name: object) -> bool:
+        """Say whether a column is there; `Mapping`'s own way would raise for a missing one."""
+        return name in self._columns
 
     def __iter__(self) -> Iterator[str]:
         """Iterate over the names."""
@@ -66,3 +73,7 @@ class Batch(Mapping[str, Tensor]):
         """Return the first ``tokens`` token columns: drops padding that no chosen row uses."""
         cut = {n: v[:, :tokens] if COLUMNS[n].shape == "B,T" else v for n, v in self._columns.items()}
         return Batch(**cut)
+
+
+def _kind(value: Tensor) -> str:
+    return "bool" if value.dtype == torch.bool else "float" if value.is_floating_point() else "int"

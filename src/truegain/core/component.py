@@ -108,7 +108,9 @@ def _read(kind: str, function: Member, cite: tuple[str, ...]) -> Spec:
     if kind not in KINDS:
         raise WiringError(f"{where}: unknown kind {kind!r}{nearest(kind, set(KINDS))}")
     module = function.__module__.split(".")
-    room = module[module.index("methods") + 1] if "methods" in module else module[1] if len(module) > 1 else module[0]
+    room = module[2] if module[:2] == ["truegain", "methods"] else module[1] if len(module) > 1 else module[0]
+    if not cite or not all(cite):
+        raise WiringError(f"{where}: cite is empty; name a paper, a library's file, or 'truegain' for our own")
     inputs: list[str] = []
     knobs: dict[str, Any] = {}
     facts: list[str] = []

@@ -142,6 +142,8 @@ class Fit:
         """Normalise and check every field; raises WiringError at the first fault."""
         for kind in ("pair", "fold"):
             object.__setattr__(self, kind, _members(getattr(self, kind), kind, "Fit"))
+        if not self.terms and not self.pair:
+            raise WiringError("Fit needs at least one term or a pair loss")
         _check_roles(self.roles, self.terms)
 
 
@@ -153,6 +155,11 @@ class Decode:
     search: Stage = ()
     loop: Loop = field(default_factory=Loop)
 
+    def __post_init__(self) -> None:
+        """Normalise and check every field; raises WiringError at the first fault."""
+        for kind in ("sampler", "search"):
+            object.__setattr__(self, kind, _members(getattr(self, kind), kind, "Decode"))
+
 
 @dataclass(frozen=True)
 class Watch:
@@ -160,12 +167,20 @@ class Watch:
 
     fold: Stage
 
+    def __post_init__(self) -> None:
+        """Normalise and check the field; raises WiringError at a fault."""
+        object.__setattr__(self, "fold", _members(self.fold, "fold", "Watch"))
+
 
 @dataclass(frozen=True)
 class Measure:
     """Metrics over stored records."""
 
     metric: Stage
+
+    def __post_init__(self) -> None:
+        """Normalise and check the field; raises WiringError at a fault."""
+        object.__setattr__(self, "metric", _members(self.metric, "metric", "Measure"))
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
+import typing
 from collections.abc import Mapping
 from typing import Any, cast
 
@@ -15,11 +17,14 @@ from pydantic import TypeAdapter, ValidationError
 
 from truegain.core.component import Member, knobs_of, spec_of
 from truegain.core.errors import SettingError, nearest
-from truegain.core.forms import Fit, Form, Loop, Stage, Term, Train, members
+from truegain.core.forms import Decode, Fit, Form, Loop, Measure, Stage, Term, Train, Watch, members
 
 _STAGES: dict[type, tuple[str, ...]] = {
     Train: ("score", "resample", "probe", "reward", "select", "plan", "fold"),
     Fit: ("pair", "fold"),
+    Decode: ("sampler", "search"),
+    Watch: ("fold",),
+    Measure: ("metric",),
 }
 _TERM_STAGES = ("credit", "surrogate", "weight")
 
@@ -31,6 +36,8 @@ def settings(form: Form) -> dict[str, Any]:
         found.update({f"loop.{k}": v for k, v in cast(Loop, getattr(form, "loop")).model_dump().items()})  # noqa: B009
     for kind in _STAGES.get(type(form), ()):
         _list(found, kind, getattr(form, kind))
+    if isinstance(form, Train):
+        _list(found, "segment", tuple(form.segment.values()))
     if isinstance(form, Train | Fit):
         for n, term in enumerate(form.terms):
             found[f"term.{n}.scale"] = term.scale
@@ -72,12 +79,15 @@ def with_setting(form: Form, path: str, value: Any) -> Form:
     if head == "term":
         number, _, field = rest.partition(".")
         terms = list(cast(Train, form).terms)
-        terms[int(number)] = dataclasses.replace(terms[int(number)], **{field: _typed(full, value, 1.0)})
+        terms[int(number)] = dataclasses.replace(terms[int(number)], **{field: _typed(full, value, float, 1.0)})
         return cast(Form, dataclasses.replace(cast(Any, form), terms=tuple(terms)))
     name, _, knob = rest.partition(".")
     if head in _TERM_STAGES:
         changed = tuple(_term_with(term, head, full, name, knob, value) for term in cast(Train, form).terms)
         return cast(Form, dataclasses.replace(cast(Any, form), terms=changed))
+    if head == "segment":
+        segment = {to: _member_with(m, full, name, knob, value) for to, m in cast(Train, form).segment.items()}
+        return cast(Form, dataclasses.replace(cast(Any, form), segment=segment))
     return cast(Form, dataclasses.replace(cast(Any, form), **{head: _stage_with(form, head, full, name, knob, value)}))
 
 
@@ -86,34 +96,41 @@ def _term_with(term: Term, kind: str, full: str, name: str, knob: str, value: An
 
 
 def _stage_with(owner: object, kind: str, full: str, name: str, knob: str, value: Any) -> tuple[Member, ...]:
-    def change(member: Member) -> Member:
-        if spec_of(member).name != name:
-            return member
-        return functools.partial(member, **{knob: _typed(full, value, spec_of(member).knobs[knob])})
-
-    return tuple(change(member) for member in members(getattr(owner, kind)))
+    return tuple(_member_with(member, full, name, knob, value) for member in members(getattr(owner, kind)))
 
 
-def _typed(full: str, value: Any, default: Any) -> Any:
-    """Read a string as the type of the knob's default; other values are taken as they are."""
-    if not isinstance(value, str) or isinstance(default, str):
-        return value
-    if value in ("none", "None"):
-        return None
-    kind: Any = float if default is None else cast(Any, type(default))
-    if isinstance(default, int) and not isinstance(default, bool):
-        kind = int | float
-    try:
-        return TypeAdapter(kind).validate_python(value)
-    except ValidationError:
-        raise SettingError(
-            f"setting {full}: {value!r} is no {type(default).__name__}; the default is {default!r}"
-        ) from None
+def _member_with(member: Member, full: str, name: str, knob: str, value: Any) -> Member:
+    spec = spec_of(member)
+    if spec.name != name:
+        return member
+    default = spec.knobs[knob]
+    kind = typing.get_type_hints(spec.function).get(knob, type(default))
+    return functools.partial(member, **{knob: _typed(full, value, kind, default)})
+
+
+def _typed(full: str, value: Any, kind: Any, default: Any) -> Any:
+    """Check a value against the knob's annotation. A string is read as it, as JSON, or ``none`` as None."""
+    adapter = TypeAdapter[Any](kind)
+    ways = [lambda: adapter.validate_python(value)]
+    if isinstance(value, str):
+        text = "null" if value.lower() == "none" else value
+        ways.append(lambda: adapter.validate_json(text))
+    why = ""
+    for way in ways:
+        try:
+            read = way()
+        except ValidationError as error:
+            why = why or error.errors()[0]["msg"]
+            continue
+        if not (isinstance(read, float) and math.isnan(read)):
+            return read
+        why = "it must be a number"
+    raise SettingError(f"setting {full} = {value!r}: {why[:1].lower()}{why[1:]}; the default is {default!r}")
 
 
 def _loop(loop: Loop, changes: Mapping[str, Any]) -> Loop:
     try:
-        return Loop.model_validate({**loop.model_dump(), **changes})
+        return Loop.model_validate({**loop.model_dump(exclude_unset=True), **changes})
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])

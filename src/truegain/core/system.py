@@ -43,14 +43,22 @@ SYSTEMS: dict[str, System] = {}
 def system(slot: str, *, paper: str, cite: str, differs: str = "", name: str = "") -> Callable[[R], R]:
     """Register a recipe. ``slot`` is its room in the catalog; ``paper`` its id; ``differs`` where it departs from it.
 
-    The name is the function's with ``_`` as ``-``, unless given. Every parameter needs a default.
+    The name is the function's with ``_`` as ``-``, unless given. Every parameter needs a default. Raises SettingError
+    for an illegal name, a name that another recipe has, or a parameter without a default.
     """
 
     def register(recipe: R) -> R:
         label = name or recipe.__name__.replace("_", "-")
         if not re.fullmatch(r"[a-z0-9.-]+", label):
             raise SettingError(f"system name {label!r} must be lower-case letters, digits, '.' and '-'")
-        SYSTEMS[label] = System(label, slot, paper, cite, differs, recipe)
+        found = System(label, slot, paper, cite, differs, recipe)
+        for knob, default in found.knobs.items():
+            if default is inspect.Parameter.empty:
+                raise SettingError(f"recipe {label!r}: knob {knob!r} needs a default")
+        other = SYSTEMS.get(label, found).recipe
+        if (other.__module__, other.__qualname__) != (recipe.__module__, recipe.__qualname__):
+            raise SettingError(f"system name {label!r} belongs to {other.__module__} already; give another name=")
+        SYSTEMS[label] = found
         return recipe
 
     return register

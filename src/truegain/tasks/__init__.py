@@ -8,13 +8,16 @@ from typing import Any, cast
 from truegain.core.errors import SettingError, nearest
 from truegain.core.types import Task
 from truegain.tasks import add, calculator, chain, countdown, sort
+from truegain.tasks.bandit import Bandit
 from truegain.tasks.generated import CHARSET, MARKS, STYLES, Generated, Rules, policy_spans, token_length, tool_call
 
 __all__ = [
     "CHARSET",
     "MARKS",
+    "NAMES",
     "STYLES",
     "TASKS",
+    "Bandit",
     "Generated",
     "make",
     "make_one",
@@ -26,6 +29,8 @@ __all__ = [
 TASKS: dict[str, Rules] = {
     rules.name: rules for rules in (sort.RULES, countdown.RULES, add.RULES, chain.RULES, calculator.RULES)
 }
+NAMES = (*TASKS, "bandit")
+"""Every embedded task; `bandit` is for the table policy."""
 
 
 def _flag(text: str) -> bool:
@@ -46,10 +51,18 @@ def make_one(spec: str) -> Generated:
     """
     name, *settings = [part.strip() for part in spec.split(",")]
     if name not in TASKS:
-        raise SettingError(f"unknown task {name!r}{nearest(name, set(TASKS))}; there are {' '.join(TASKS)}")
+        raise SettingError(f"unknown task {name!r}{nearest(name, set(NAMES))}; there are {' '.join(NAMES)}")
     rules = TASKS[name]
-    knobs: dict[str, Any] = {"level": rules.level, "call_cost": rules.call_cost}
     legal = [key for key in _KNOBS if key != "call_cost" or rules.world is not None]
+    return Generated(rules, **{"level": rules.level, "call_cost": rules.call_cost, **_knobs(name, settings, legal)})
+
+
+def _bandit(spec: str) -> Bandit:
+    return Bandit(**_knobs("bandit", [part.strip() for part in spec.split(",")][1:], ["level"]))
+
+
+def _knobs(name: str, settings: list[str], legal: list[str]) -> dict[str, Any]:
+    knobs: dict[str, Any] = {}
     for setting in settings:
         key, _, text = setting.partition("=")
         if key not in legal:
@@ -58,9 +71,19 @@ def make_one(spec: str) -> Generated:
             knobs[key] = _KNOBS[key](text)
         except (ValueError, KeyError):
             raise SettingError(f"task {name}: {key} cannot be {text!r}") from None
-    return Generated(rules, **knobs)
+    return knobs
+
+
+def embedded(spec: str) -> Task:
+    """One embedded task, the bandit included; see `make_one` for the keys."""
+    return cast(Task, _bandit(spec) if spec.partition(",")[0].strip() == "bandit" else make_one(spec))
 
 
 def make(spec: str) -> Task:
-    """The task a spec names; see `make_one`."""
-    return cast(Task, make_one(spec))
+    """The task, data file or mixture that a spec names: ``sort,level=6``, ``data.jsonl``, ``sort,weight=2+add``.
+
+    Raises SettingError or DataError naming what is wrong with the spec or the file.
+    """
+    from truegain.tasks.mixture import parse
+
+    return parse(spec)

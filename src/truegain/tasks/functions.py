@@ -12,6 +12,7 @@ from truegain.core.errors import RunError, WiringError, nearest
 from truegain.core.types import Abstain, Problem, Rollout
 from truegain.runtime import Result, Workers
 from truegain.runtime.workers import Output
+from truegain.tasks._rows import jsonable
 
 _ADAPTER = f"{Path(__file__).parent.parent / 'runtime' / '_batch_call.py'}:batched"
 _END_MARK = re.compile(r"(?:<\|[^<>|]{1,40}\|>|</s>|<eos>|<pad>|<end_of_turn>)\Z")
@@ -97,7 +98,7 @@ class RewardFunction:
         self.metrics, self.extra = {}, {}
         if not rollouts:
             return []
-        answer = self._workers.call(_jsonable(columns_of(problems, rollouts)))
+        answer = self._workers.call(jsonable(columns_of(problems, rollouts)))
         if not isinstance(answer, Result):
             return [Abstain(f"{self.name}: {answer.reason}")] * len(rollouts)
         given = answer.value
@@ -136,14 +137,3 @@ class RewardFunction:
     def __exit__(self, *_: object) -> None:
         """End the worker."""
         self.close()
-
-
-def _jsonable(value: Any) -> Any:
-    """The value as JSON holds it: mappings and sequences by their parts, what is unknown (dates, sets) as text."""
-    if value is None or isinstance(value, str | bool | int | float):
-        return value
-    if isinstance(value, Mapping):
-        return {str(key): _jsonable(part) for key, part in value.items()}
-    if isinstance(value, list | tuple):
-        return [_jsonable(part) for part in value]
-    return str(value)

@@ -18,7 +18,6 @@ import shutil
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from types import TracebackType
 from typing import Any
 
 from truegain.core.errors import DataError, RunError, TruegainError, WiringError
@@ -27,6 +26,7 @@ from truegain.core.errors import DataError, RunError, TruegainError, WiringError
 FREE_SETTINGS = frozenset({"steps", "max_seconds", "report_to"})
 _STEP_FILE = re.compile(r"step-(\d+)\.jsonl")
 _SHOWN_DIFFERENCES = 6
+_NOT_FINITE = {math.inf: "Infinity", -math.inf: "-Infinity"}
 
 # Open lock descriptors of this process. A forked worker must close its copies: a lock lives as long as any copy does,
 # so a worker that outlives a killed run would keep the folder locked.
@@ -62,9 +62,7 @@ class RunFolder:
         self._lock = _take_lock(self.path)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Let the folder go."""
         if self._lock is not None:
             _held.discard(self._lock)
@@ -78,14 +76,13 @@ class RunFolder:
         change: the new value is written and returned as a note such as ``"steps: 50 -> 80"``. Any other difference
         raises `DataError` that names the keys with both values.
         """
-        file = self.path / "settings.json"
         new = plain(values, "settings")
-        if not file.exists():
+        if not (self.path / "settings.json").exists():
             self._write_settings(new)
             return []
         old = read_settings(self.path)
         changed = _differences(_flat(old), _flat(new))
-        refused = [text for key, text in changed.items() if not _is_free(key, free)]
+        refused = [text for key, text in changed.items() if not any(f"{key}.".startswith(f"{name}.") for name in free)]
         if refused:
             more = f" and {len(refused) - _SHOWN_DIFFERENCES} more" if len(refused) > _SHOWN_DIFFERENCES else ""
             shown = "; ".join(refused[:_SHOWN_DIFFERENCES])
@@ -126,9 +123,8 @@ class RunFolder:
 
     def sync(self) -> None:
         """Force what was appended to the disk, so that a checkpoint never outlives the lines before it."""
-        for path in sorted(self._touched):
-            if path.exists():
-                fsync(path)
+        for path in filter(Path.exists, sorted(self._touched)):
+            fsync(path)
 
     def read_log(self) -> list[dict[str, Any]]:
         """All lines of ``log.jsonl``; see `read_lines`."""
@@ -205,7 +201,7 @@ def plain(value: Any, where: str, *, exact: bool = False) -> Any:
     if value is None or isinstance(value, bool | int | str):
         return value
     if isinstance(value, float):
-        return value if exact or math.isfinite(value) else _not_finite(value)
+        return value if exact or math.isfinite(value) else _NOT_FINITE.get(value, "NaN")
     if isinstance(value, Mapping):
         if exact and not all(isinstance(key, str) for key in value):
             raise WiringError(f"{where}: keys must be strings to come back from JSON as they were")
@@ -331,10 +327,8 @@ def _append(path: Path, data: bytes) -> None:
 
 def _ends_whole(path: Path) -> bool:
     with path.open("rb") as file:
-        if file.seek(0, os.SEEK_END) == 0:
-            return True
-        file.seek(-1, os.SEEK_END)
-        return file.read(1) == b"\n"
+        file.seek(max(file.seek(0, os.SEEK_END) - 1, 0))
+        return file.read(1) in (b"", b"\n")
 
 
 def _lines(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
@@ -344,19 +338,14 @@ def _lines(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
         for number, raw in enumerate(file, 1):
             if torn is not None:
                 raise DataError(f"{path} line {torn} is not a JSON object: mend or delete that line")
-            line = _parse(raw)
-            if line is None:
-                torn = number
-            else:
+            try:
+                line = json.loads(raw)
+            except (ValueError, RecursionError):
+                line = None
+            if isinstance(line, dict):
                 yield raw.rstrip(b"\n") + b"\n", line
-
-
-def _parse(raw: bytes) -> dict[str, Any] | None:
-    try:
-        found = json.loads(raw)
-    except (ValueError, RecursionError):
-        return None
-    return found if isinstance(found, dict) else None
+            else:
+                torn = number
 
 
 def _keep_lines(path: Path, step: int | None) -> None:
@@ -403,14 +392,6 @@ def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, st
         for key, (was, now) in pairs.items()
         if was is absent or now is absent or json.dumps(was) != json.dumps(now)
     }
-
-
-def _is_free(key: str, free: Collection[str]) -> bool:
-    return any(key == name or key.startswith(name + ".") for name in free)
-
-
-def _not_finite(value: float) -> str:
-    return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
 
 
 def _brief(error: BaseException) -> str:

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from statistics import median
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any
 
 from truegain.core.errors import SettingError
@@ -98,9 +98,7 @@ class StopSignal:
                 self._before[which] = signal.signal(which, self._handle)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Give the signals back to whoever had them."""
         while self._before:
             which, handler = self._before.popitem()

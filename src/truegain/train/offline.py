@@ -20,6 +20,7 @@ from torch import Tensor
 from truegain.core.errors import DataError, RunError, SettingError
 from truegain.policy.logprobs import token_logp
 from truegain.policy.policy import Policy
+from truegain.train.muon import Muon
 
 Schedule = Literal["constant", "cosine", "wsd"]
 
@@ -53,14 +54,34 @@ class Fit:
     facts: dict[str, Any] = field(default_factory=dict)
 
 
-def begin(policy: Policy, *, weight_decay: float = 0.1, betas: tuple[float, float] = (0.9, 0.95)) -> Fit:
-    """A fresh fit with AdamW; matrices decay by ``weight_decay``, gains and biases do not."""
+def begin(policy: Policy, *, optimizer: Literal["adamw", "muon"] = "adamw", weight_decay: float = 0.1) -> Fit:
+    """A fresh fit; matrices decay by ``weight_decay``, gains and biases do not.
+
+    ``adamw`` has betas 0.9 and 0.95. ``muon`` takes the matrices inside the blocks; embeddings, head and gains stay
+    with Adam. At the same learning rate both take steps of about the same size; muon stands, and wants, a higher one.
+    """
     named = [(name, p) for name, p in policy.model.named_parameters() if p.requires_grad]
+    outer = {id(p) for e in _embeddings(policy.model) for p in e.parameters()}
+    if optimizer == "muon":
+        inner = [p for _, p in named if p.ndim == 2 and id(p) not in outer]
+        rest = [p for _, p in named if not (p.ndim == 2 and id(p) not in outer)]
+        return Fit(Muon(inner, rest, weight_decay=weight_decay))
+    if optimizer != "adamw":
+        raise SettingError(f"optimizer {optimizer!r} is unknown: use adamw or muon")
     groups = [
         {"params": [p for _, p in named if p.ndim > 1], "weight_decay": weight_decay},
         {"params": [p for _, p in named if p.ndim <= 1], "weight_decay": 0.0},
     ]
-    return Fit(torch.optim.AdamW([g for g in groups if g["params"]], lr=0.0, betas=betas, fused=True))
+    return Fit(torch.optim.AdamW([g for g in groups if g["params"]], lr=0.0, betas=(0.9, 0.95), fused=True))
+
+
+def _embeddings(model: Any) -> list[torch.nn.Module]:
+    """The input embedding and the head; neither for a model without, as the table policy."""
+    try:
+        found = (model.get_input_embeddings(), model.get_output_embeddings())
+    except (NotImplementedError, AttributeError):
+        return []
+    return [module for module in found if isinstance(module, torch.nn.Module)]
 
 
 def sft(
@@ -154,11 +175,11 @@ def save_fit(folder: str | Path, policy: Policy, fit: Fit) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def load_fit(folder: str | Path, **optimizer: Any) -> tuple[Policy, Fit]:
-    """Read what `save_fit` wrote; ``optimizer`` settings as for `begin`. Raises DataError if it is not readable."""
+def load_fit(folder: str | Path, **settings: Any) -> tuple[Policy, Fit]:
+    """Read what `save_fit` wrote; ``settings`` as for `begin`. Raises DataError if it is not readable."""
     folder = Path(folder)
     policy = Policy.load(folder)
-    fit = begin(policy, **optimizer)
+    fit = begin(policy, **settings)
     try:
         tensors = load_file(folder / "optimizer.safetensors")
         place = json.loads((folder / "fit_state.json").read_text())

@@ -6,7 +6,7 @@ It is a generator that yields every line it logs; whoever drives it draws the pr
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -26,7 +26,6 @@ from truegain.rollout.engines import engine_for
 from truegain.tasks.functions import RewardFunction
 from truegain.train import checkpoint
 from truegain.train.folder import RunFolder
-from truegain.train.launch import StopSignal
 from truegain.train.learner import learning_rate, logp_pass, make_optimiser, parameter_names, update
 from truegain.train.ledger import Ledger, ModelCost, attended, model_cost, spend
 from truegain.train.truth import look
@@ -46,7 +45,7 @@ class Setup:
     functions: tuple[tuple[RewardFunction, float], ...] = ()
 
 
-def train(setup: Setup, stop: StopSignal) -> Iterator[dict[str, Any]]:
+def train(setup: Setup, stop: Callable[[], str | None]) -> Iterator[dict[str, Any]]:
     """Train the policy in place and yield each logged line, ``{"kind": "step" | "eval" | "note", "step": n, ...}``.
 
     Resumes from the folder's last good checkpoint. Ends after ``loop.steps`` steps or when ``stop`` has a reason, with
@@ -64,7 +63,7 @@ def train(setup: Setup, stop: StopSignal) -> Iterator[dict[str, Any]]:
     step, saved = first, first if notes else -1
     if saved < 0:
         yield _logged(folder, look(setup, engine, base, step=0))
-    while step < loop.steps and stop.reason() is None:
+    while step < loop.steps and stop() is None:
         for group in optimiser.param_groups:
             group["lr"] = learning_rate(loop, step)
         line, spent = _one_step(setup, engine, base, optimiser, step, cost)
@@ -78,7 +77,7 @@ def train(setup: Setup, stop: StopSignal) -> Iterator[dict[str, Any]]:
     if saved != step:
         _save(setup, optimiser, step, ledger)
     if step < loop.steps:
-        yield {"kind": "note", "step": step, "text": f"stopped after step {step}: {stop.reason()}"}
+        yield {"kind": "note", "step": step, "text": f"stopped after step {step}: {stop()}"}
 
 
 def check(form: Train) -> None:
@@ -134,7 +133,7 @@ def sample(setup: Setup, engine: Engine, step: int) -> tuple[list[Rollout], int]
 
 
 def judge(setup: Setup, drawn: Sequence[Rollout]) -> list[Rollout]:
-    """Put facts into rollouts: the task's checker, then the user's functions. An abstention is the fact ``abstained``."""
+    """Put facts into rollouts: the checker's, then the user's functions'. An abstention is the fact ``abstained``."""
     scored = score_rollouts(setup.task, drawn)
     if not setup.functions:
         return scored

@@ -8,7 +8,7 @@ import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import transformers
@@ -46,8 +46,8 @@ def fit_tiny(
     seed: int = 0,
     resume: str | Path | None = None,
     decay: float = 0.2,
-    lr: float = 3e-3,
-    batch_tokens: int = 8192,
+    lr: float = 1e-2,
+    batch_tokens: int = 6144,
     micro_tokens: int = 4096,
     look_every: float = 300.0,
     looks: int = 64,
@@ -63,14 +63,14 @@ def fit_tiny(
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(seed)
-    policy, fit = load_fit(resume) if resume else (fresh_tiny(), None)
-    fit = fit or begin(policy)
+    policy, fit = load_fit(resume, optimizer="muon") if resume else (fresh_tiny(), None)
+    fit = fit or begin(policy, optimizer="muon")
     examples = mixture_examples(policy, seed)
     curve = out / "curve.jsonl"
     said = looked = fit.seconds
     loop = sft(
         policy, examples, fit, seconds=seconds, batch_tokens=batch_tokens, micro_tokens=micro_tokens,
-        lr=lr, warmup=200, schedule="wsd", decay=decay,
+        lr=lr, warmup=50, schedule="wsd", decay=decay,
     )  # fmt: skip
     losses: list[float] = []
     for fit in loop:  # noqa: B020
@@ -135,17 +135,19 @@ def mixture_examples(policy: Policy, seed: int) -> Callable[[int], Example]:
 
 def demonstration_example(policy: Policy, problem: Problem, text: str) -> Example:
     """Tokens of a demonstration with the end mark; what a tool wrote does not count in the loss."""
+    encode = policy.tokenizer.backend_tokenizer.encode  # three times as quick as going through transformers
     completion: list[int] = []
     mask: list[bool] = []
     at = 0
     for start, end in [*policy_spans(text), (len(text), len(text))]:
         for piece, written in ((text[at:start], False), (text[start:end], True)):
-            ids = policy.encode(piece) if piece else ()
+            ids = encode(piece, add_special_tokens=False).ids if piece else []
             completion += ids
             mask += [written] * len(ids)
         at = end
     completion.append(policy.tokenizer.eos_token_id)
-    return Example(policy.encode_prompt(problem.prompt), tuple(completion), (*mask, True))
+    prompt = encode(cast(str, problem.prompt), add_special_tokens=True).ids
+    return Example(tuple(prompt), tuple(completion), (*mask, True))
 
 
 def sampled_accuracy(

@@ -1,0 +1,54 @@
+"""Statistics of stored records: pass@k, intervals, tests. Small pure functions on numpy arrays."""
+
+from truegain.methods.evaluation._answer_clusters import answer_clusters
+from truegain.methods.evaluation._best_temperature import best_temperature
+from truegain.methods.evaluation._brier_score import brier_score
+from truegain.methods.evaluation._calibration import Bin, Calibration, calibration, equal_mass_bins
+from truegain.methods.evaluation._cluster_bootstrap import cluster_bootstrap
+from truegain.methods.evaluation._clustered_mean import clustered_mean
+from truegain.methods.evaluation._crossed_mean import crossed_mean
+from truegain.methods.evaluation._estimate import Estimate
+from truegain.methods.evaluation._interquartile_mean import interquartile_mean
+from truegain.methods.evaluation._kl_estimate import SequenceKL, kl_estimate
+from truegain.methods.evaluation._length_matched import LengthMatched, Stratum, length_matched
+from truegain.methods.evaluation._nested_bootstrap import nested_bootstrap
+from truegain.methods.evaluation._paired_difference import paired_difference
+from truegain.methods.evaluation._pass_at_k import pass_at_k
+from truegain.methods.evaluation._pass_hat_k import pass_hat_k
+from truegain.methods.evaluation._probability_of_improvement import probability_of_improvement
+from truegain.methods.evaluation._problem_means import problem_means
+from truegain.methods.evaluation._self_consistency import self_consistency
+from truegain.methods.evaluation._sign_flip import sign_flip
+from truegain.methods.evaluation._stratified_bootstrap import stratified_bootstrap
+from truegain.methods.evaluation._student_t import student_t_cdf, student_t_quantile
+
+__all__ = [
+    "Bin",
+    "Calibration",
+    "Estimate",
+    "LengthMatched",
+    "SequenceKL",
+    "Stratum",
+    "answer_clusters",
+    "best_temperature",
+    "brier_score",
+    "calibration",
+    "cluster_bootstrap",
+    "clustered_mean",
+    "crossed_mean",
+    "equal_mass_bins",
+    "interquartile_mean",
+    "kl_estimate",
+    "length_matched",
+    "nested_bootstrap",
+    "paired_difference",
+    "pass_at_k",
+    "pass_hat_k",
+    "probability_of_improvement",
+    "problem_means",
+    "self_consistency",
+    "sign_flip",
+    "stratified_bootstrap",
+    "student_t_cdf",
+    "student_t_quantile",
+]

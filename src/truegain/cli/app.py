@@ -1,0 +1,48 @@
+"""The commands of ``truegain``. Importing this file imports no torch: each command imports what it drives."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from truegain.cli import catalog, claims, doctor, evaluate, fit, reports, train
+
+app = typer.Typer(
+    name="truegain",
+    help="Post-train language models with RL, and find out whether the gain is real.",
+    epilog="Start with: truegain train grpo --task sort --max-seconds 60 --controls",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("train", rich_help_panel="Train")(train.train)
+app.add_typer(fit.app, name="fit", rich_help_panel="Train")
+app.command("eval", rich_help_panel="Judge")(evaluate.evaluate)
+app.command("sample", rich_help_panel="Judge")(evaluate.sample)
+app.command("report", rich_help_panel="Judge")(reports.report)
+app.command("compare", rich_help_panel="Judge")(reports.compare)
+app.command("list", rich_help_panel="Look up")(catalog.list_)
+app.command("show", rich_help_panel="Look up")(catalog.show)
+app.add_typer(claims.app, name="claims", rich_help_panel="Look up")
+app.command("doctor", rich_help_panel="Look up")(doctor.doctor)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from truegain import __version__
+
+        print(f"truegain {__version__}")
+        raise typer.Exit
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Print the help when no command is given."""
+    if context.invoked_subcommand is None:
+        print(context.get_help())

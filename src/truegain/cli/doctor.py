@@ -1,0 +1,221 @@
+"""``truegain doctor``: is this machine fit to train, and what would mend it."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import importlib.util
+import json as jsonlib
+import os
+import platform
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from truegain.cli.catalog import Json
+from truegain.cli.out import console, json_lines, print_json
+
+PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "pydantic", "typer", "rich", "jaxtyping")
+EXTRAS = {
+    "data": ("datasets", "pyarrow"),
+    "gym": ("reasoning_gym",),
+    "math": ("math_verify",),
+}
+LEAST_DISK, LEAST_MEMORY = 200 * 2**20, 2**30
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing looked at. ``state`` is ok, note (works, could be better) or broken; ``mend`` says how."""
+
+    name: str
+    state: str
+    value: str
+    mend: str = ""
+
+
+def doctor(json: Json = False) -> None:
+    """Check this machine: versions, threads, memory, disk, GPU, extras, the embedded model."""
+    with json_lines(json):
+        found = list(examine())
+    broken = [one for one in found if one.state == "broken"]
+    if json:
+        print_json({"ok": not broken, "findings": [asdict(one) for one in found]})
+    else:
+        _print(found)
+    if broken:
+        raise typer.Exit(1)
+
+
+def examine() -> Iterator[Finding]:
+    """Every finding, in the order in which they are printed. A look that itself fails is a broken finding."""
+    looks: tuple[Callable[[], Iterator[Finding]], ...] = (
+        _python,
+        _packages,
+        _threads,
+        _memory,
+        _disk,
+        _gpu,
+        _extras,
+        _embedded,
+        _writing,
+    )
+    for look in looks:
+        try:
+            yield from look()
+        except Exception as error:
+            name = look.__name__.removeprefix("_")
+            yield Finding(name, "broken", f"{type(error).__name__}: {error}"[:300], "see the error")
+
+
+def _python() -> Iterator[Finding]:
+    good = sys.version_info >= (3, 11)
+    yield Finding(
+        "python", "ok" if good else "broken", platform.python_version(), "" if good else "use Python 3.11 or newer"
+    )
+    yield Finding("truegain", "ok", importlib.metadata.version("truegain"))
+
+
+def _packages() -> Iterator[Finding]:
+    for name in PACKAGES:
+        try:
+            yield Finding(name, "ok", importlib.metadata.version(name))
+        except importlib.metadata.PackageNotFoundError:
+            yield Finding(name, "broken", "missing", f"pip install {name}")
+
+
+def _threads() -> Iterator[Finding]:
+    from truegain.train.launch import best_threads
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    given = os.environ.get("OMP_NUM_THREADS")
+    why = f"OMP_NUM_THREADS={given}" if given else "the fastest in a probe"
+    yield Finding("threads", "ok", f"{best_threads()} of {cores} cores ({why})")
+    spin = os.environ.get("GOMP_SPINCOUNT", "not set")
+    good = spin == "0"
+    yield Finding(
+        "GOMP_SPINCOUNT", "ok" if good else "note", spin, "" if good else "set it to 0 where the machine is shared"
+    )
+
+
+def _memory() -> Iterator[Finding]:
+    free = _available_memory()
+    if free is None:
+        yield Finding("memory", "note", "unknown")
+    else:
+        good = free >= LEAST_MEMORY
+        yield Finding(
+            "memory",
+            "ok" if good else "note",
+            f"{free / 2**30:.1f} GiB available",
+            "" if good else "close other programs",
+        )
+
+
+def _available_memory() -> int | None:
+    """Bytes that a new process may take, as Linux says it; the physical memory elsewhere."""
+    try:
+        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (OSError, ValueError, AttributeError):
+        try:
+            return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        except (OSError, ValueError, AttributeError):
+            return None
+
+
+def _disk() -> Iterator[Finding]:
+    free = shutil.disk_usage(".").free
+    good = free >= LEAST_DISK
+    yield Finding(
+        "disk",
+        "ok" if good else "note",
+        f"{free / 2**30:.1f} GiB free here",
+        "" if good else "free some space for checkpoints",
+    )
+
+
+def _gpu() -> Iterator[Finding]:
+    import torch
+
+    if torch.cuda.is_available():
+        yield Finding("gpu", "ok", torch.cuda.get_device_name(0))
+    else:
+        yield Finding("gpu", "ok", "none; training runs on the CPU")
+
+
+def _extras() -> Iterator[Finding]:
+    for extra, modules in EXTRAS.items():
+        missing = [name for name in modules if importlib.util.find_spec(name) is None]
+        if missing:
+            yield Finding(
+                f"extra {extra}", "note", f"not installed ({', '.join(missing)})", f"pip install 'truegain[{extra}]'"
+            )
+        else:
+            yield Finding(f"extra {extra}", "ok", "installed")
+
+
+def _embedded() -> Iterator[Finding]:
+    from truegain.policy.policy import EMBEDDED, Policy
+
+    place = EMBEDDED / "tiny"
+    if not place.is_dir():
+        yield Finding("model tiny", "broken", "missing", "install truegain again, or make it: truegain fit tiny")
+        return
+    wrong = damage(place)
+    if wrong:
+        yield Finding("model tiny", "broken", wrong, "install truegain again")
+        return
+    count = sum(p.numel() for p in Policy.load("tiny").model.parameters())
+    known = "checksum matches" if (place / "manifest.json").exists() else "no checksum recorded"
+    yield Finding("model tiny", "ok", f"{count / 1e6:.2f} M parameters, {known}")
+
+
+def damage(place: Path) -> str:
+    """What is wrong with a model folder by its ``manifest.json`` ({"files": {name: {"sha256"}}}); empty if nothing."""
+    manifest = place / "manifest.json"
+    if not manifest.exists():
+        return ""
+    try:
+        files: dict[str, Any] = jsonlib.loads(manifest.read_bytes())["files"]
+        for name, facts in files.items():
+            with (place / name).open("rb") as file:
+                if hashlib.file_digest(file, "sha256").hexdigest() != facts["sha256"]:
+                    return f"{name}: checksum differs"
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        return f"{type(error).__name__}: {error}"[:200]
+    return ""
+
+
+def _writing() -> Iterator[Finding]:
+    place = Path("runs") if Path("runs").is_dir() else Path(".")
+    try:
+        with tempfile.TemporaryDirectory(dir=place, prefix=".doctor-"):
+            pass
+        yield Finding("writing", "ok", f"runs can be written in {place.resolve()}")
+    except OSError as error:
+        yield Finding(
+            "writing", "broken", f"{place.resolve()}: {error.strerror}", "go to a folder of yours, or give --out"
+        )
+
+
+def _print(found: list[Finding]) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table.grid(padding=(0, 2))
+    signs = {"ok": ("ok", "green"), "note": ("note", "yellow"), "broken": ("broken", "bold red")}
+    for one in found:
+        table.add_row(Text(*signs[one.state]), one.name, Text(one.value), Text(one.mend, style="dim"))
+    to = console()
+    to.print(table)
+    broken = [one for one in found if one.state == "broken"]
+    to.print(f"{len(broken)} broken" if broken else "fit to train", style="bold red" if broken else "bold green")

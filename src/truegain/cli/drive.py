@@ -1,0 +1,220 @@
+"""Drives a plan: progress while it runs, the report at its end, and a run that can go on when it is stopped."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from truegain.cli.errors import INTERRUPTED
+from truegain.cli.live import View, duration, label
+from truegain.cli.out import console, json_lines, print_json, printable, say
+from truegain.cli.reporters import reporters
+
+if TYPE_CHECKING:
+    from truegain.train.run import Plan
+
+TERMINATED = 143
+SECONDS_BETWEEN_LINES = 5.0
+Take = Callable[[Mapping[str, Any]], None]
+
+
+def run(plan: Plan, *, clients: tuple[str, ...] = (), json: bool = False, open_page: bool = False) -> int:
+    """Run the plan with progress, then write and print the report. Returns the exit code; 130 when interrupted."""
+    from truegain.train.launch import StopSignal
+    from truegain.train.run import execute
+
+    set_threads(plan)
+    say(f"run folder {plan.out}; Ctrl-C stops after the current step, and the run can go on later")
+    with json_lines(json) as emit:
+        view = View(f"{plan.recipe} on {plan.task} · {plan.model}", plan.seeds)
+        live = not json and _can_draw()
+        tell = (lambda text: setattr(view, "notice", text)) if live else say
+        stop = StopSignal(say=tell)
+        facts = {"recipe": plan.recipe, "task": plan.task, "model": plan.model, "command": plan.command}
+        try:
+            with stop, reporters(clients, plan.out, facts) as send, _progress(view, live, json) as draw:
+                for event in execute(plan, stop):
+                    emit(event)
+                    draw(event)
+                    send(event)
+        except KeyboardInterrupt:
+            return _stopped(plan, INTERRUPTED)
+        if stop.reason() is not None:
+            return _stopped(plan, TERMINATED if stop.reason() == "terminated" else INTERRUPTED)
+        _finish(plan, emit, json, open_page)
+    return 0
+
+
+def _stopped(plan: Plan, code: int) -> int:
+    say(f"stopped; what was trained is kept in {plan.out}. To go on: {plan.command}")
+    return code
+
+
+def _finish(plan: Plan, emit: Callable[[Any], None], json: bool, open_page: bool) -> None:
+    from truegain import report
+    from truegain.cli import reports
+
+    data = report.build(plan.out)
+    page = report.write(plan.out)
+    if json:
+        emit({"kind": "report", "page": str(page), **data})
+    else:
+        console().print(report.render_terminal(data))
+        console().print(f"page: {page}")
+    if open_page:
+        reports.open_page(page)
+
+
+def set_threads(plan: Plan) -> int:
+    """The number of threads of the run that is resumed, whose sums depend on it; else the fastest one."""
+    import torch
+
+    from truegain.train.folder import read_settings
+    from truegain.train.launch import best_threads
+
+    first = plan.out if len(plan.seeds) == 1 else plan.out / f"seed-{plan.seeds[0]}"
+    if (first / "settings.json").exists():
+        recorded = read_settings(first).get("threads")
+        if isinstance(recorded, int) and recorded > 0:
+            torch.set_num_threads(recorded)
+            return recorded
+    return best_threads()
+
+
+def _can_draw() -> bool:
+    """Whether stdout is a terminal that can show the panel."""
+    out = console()
+    return out.is_terminal and not out.is_dumb_terminal and (out.encoding or "").lower().startswith("utf")
+
+
+@contextlib.contextmanager
+def _progress(view: View, live: bool, quiet: bool) -> Iterator[Take]:
+    if live:
+        from rich.live import Live
+
+        with Live(view, console=console(), refresh_per_second=4, transient=True):
+            yield view.take
+    else:
+        lines = Lines(view)
+        yield (lambda event: None) if quiet else lines.take
+
+
+class Lines:
+    """Progress for logs and pipes: looks, notes and judgements at once, steps every few seconds."""
+
+    def __init__(self, view: View, *, every: float = SECONDS_BETWEEN_LINES, clock: Any = time.monotonic) -> None:
+        """``every``: seconds between lines about steps."""
+        self._view = view
+        self._every = every
+        self._clock = clock
+        self._said = clock()
+
+    def take(self, event: Mapping[str, Any]) -> None:
+        """Print what is worth a line."""
+        self._view.take(event)
+        kind = event.get("kind")
+        if kind == "step" and self._clock() - self._said < self._every:
+            return
+        text = self._text(str(kind), event)
+        if text:
+            self._said = self._clock()
+            many = f"seed {event.get('seed')} · " if len(self._view.seeds) > 1 else ""
+            print(printable(many + text), file=sys.stdout, flush=True)
+
+    def _text(self, kind: str, event: Mapping[str, Any]) -> str:
+        arm = self._view.arm
+        name = label(str(event.get("arm", "trained")))
+        if kind == "arm":
+            return f"{name}: training"
+        if kind == "step" and arm is not None:
+            return f"{name}: {_step_text(arm)}"
+        if kind == "eval":
+            return f"{name}: step {event.get('step')}, dev: {_look_text(event)}"
+        if kind == "done":
+            return f"{name}: all arms are in {event.get('folder')}"
+        return str(event.get("text", "")) if kind in ("note", "judge") else ""
+
+
+def _step_text(arm: Any) -> str:
+    from truegain.cli.live import vitals
+
+    recent = arm.rewards[-10:]
+    reward = f"reward {sum(recent) / len(recent):.3f}" if recent else ""
+    bound = f"/{arm.steps}" if arm.steps and arm.steps < 10**6 else ""
+    rate = f"{arm.rate():.2f} s per step" if arm.rate() else ""
+    left = arm.left()
+    time_left = f"{duration(left)} left" if left is not None else ""
+    share = f"{100 * arm.progress:.0f} %" if arm.progress is not None else ""
+    parts = (f"step {arm.step}{bound}", share, reward, vitals(arm).replace("   ", ", "), rate, time_left)
+    return ", ".join(part for part in parts if part)
+
+
+def _look_text(event: Mapping[str, Any]) -> str:
+    def known(name: str) -> bool:
+        value = event.get(name)
+        return isinstance(value, int | float)
+
+    parts = []
+    if known("gold"):
+        span = (
+            f" ({100 * event['gold_low']:.1f} to {100 * event['gold_high']:.1f})"
+            if known("gold_low") and known("gold_high")
+            else ""
+        )
+        parts.append(f"gold {100 * event['gold']:.1f} %{span}")
+    if known("proxy"):
+        parts.append(f"reward {event['proxy']:.3f}")
+    if known("kl"):
+        parts.append(f"KL {event['kl']:.3f}")
+    return ", ".join(parts)
+
+
+def dry(plan: Plan, *, json: bool) -> None:
+    """Print what a plan would do, with one step measured on a throw-away copy."""
+    with json_lines(json):
+        from truegain.train.run import dry_run
+
+        set_threads(plan)
+        found = dry_run(plan)
+    if json:
+        print_json(found)
+        return
+    to = console()
+    for name, value in found.items():
+        to.print(printable(name.replace("_", " ")), style="bold")
+        for line in _lines_of(value):
+            to.print(f"  {line}")
+
+
+def _lines_of(value: Any, depth: int = 0) -> Iterator[str]:
+    """A nested value as indented lines."""
+    pad = "  " * depth
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            if isinstance(item, Mapping) or (
+                isinstance(item, list | tuple) and any(isinstance(i, Mapping) for i in item)
+            ):
+                yield f"{pad}{printable(str(key))}"
+                yield from _lines_of(item, depth + 1)
+            else:
+                yield f"{pad}{printable(str(key)):18} {_scalar(item)}"
+    elif isinstance(value, list | tuple) and any(isinstance(item, Mapping) for item in value):
+        for item in value:
+            yield from _lines_of(item, depth)
+    else:
+        yield f"{pad}{_scalar(value)}"
+
+
+def _scalar(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return ", ".join(_scalar(item) for item in value)
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, str):
+        from truegain.report.escape import visible
+
+        return visible(value, limit=2000).replace("\n", "\\n")
+    return str(value)

@@ -1,0 +1,117 @@
+"""``truegain fit``: make the embedded model, or fine-tune a model on a task's reference completions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from truegain.cli.errors import INTERRUPTED
+from truegain.cli.out import say
+from truegain.core.errors import SettingError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+app = typer.Typer(help="Fit a model offline: the embedded one, or any by SFT.", no_args_is_help=False)
+Seed = Annotated[int, typer.Option(min=0, help="Decides the examples and their order.")]
+
+
+@app.callback(invoke_without_command=True)
+def fit(context: typer.Context) -> None:
+    """Fit a model offline: `fit tiny` makes the embedded one, `fit sft` fine-tunes any."""
+    if context.invoked_subcommand is None:
+        raise SettingError("fit needs to know what: `truegain fit tiny` or `truegain fit sft --task TASK`")
+
+
+@app.command("tiny")
+def tiny(
+    out: Annotated[
+        Path, typer.Option(metavar="FOLDER", help="Where to write; the model is in its subfolder model.")
+    ] = Path("runs/fit-tiny"),
+    seconds: Annotated[float, typer.Option(min=1, help="Seconds of stepping.")] = 3600.0,
+    seed: Seed = 0,
+    resume: Annotated[
+        Path | None,
+        typer.Option(metavar="SNAPSHOT", help="A snapshot to go on from, such as runs/fit-tiny/snapshot-030."),
+    ] = None,
+    lr: Annotated[float, typer.Option(help="Peak learning rate.")] = 3e-3,
+    decay: Annotated[
+        float, typer.Option(min=0.01, max=1, help="Last share of the time over which it falls to 0.")
+    ] = 0.2,
+    look_every: Annotated[
+        float, typer.Option(min=1, help="Seconds between looks at accuracy, each with a snapshot.")
+    ] = 300.0,
+) -> None:
+    """Make the embedded model: one small transformer for all embedded tasks, in both styles."""
+    from truegain.train.launch import best_threads
+    from truegain.train.tiny import fit_tiny
+
+    best_threads()
+    try:
+        done = fit_tiny(
+            out, seconds=seconds, seed=seed, resume=resume, lr=lr, decay=decay, look_every=look_every, say=say
+        )
+    except KeyboardInterrupt:
+        again = f"truegain fit tiny --out {out} --resume {out}/snapshot-NNN"
+        say(f"stopped; snapshots are in {out}. To go on from one: {again}")
+        raise typer.Exit(INTERRUPTED) from None
+    print(f"the model is in {done / 'model'}")
+
+
+@app.command("sft")
+def sft(
+    task: Annotated[str, typer.Option(help="A task with reference completions, such as sort,style=trace.")],
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Where to write; the same folder goes on.")],
+    model: Annotated[str, typer.Option(metavar="MODEL", help="tiny, table, a model folder or a hub id.")] = "tiny",
+    steps: Annotated[int, typer.Option(min=1, help="Optimiser steps.")] = 200,
+    seed: Seed = 0,
+    lr: Annotated[float, typer.Option(help="Peak learning rate of the cosine.")] = 3e-4,
+    batch_tokens: Annotated[int, typer.Option(min=1, help="Tokens per step.")] = 8192,
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
+) -> None:
+    """Fine-tune a model on a task's reference completions; the model is in FOLDER/model."""
+    from truegain.policy.policy import Policy
+    from truegain.tasks.mixture import parse
+    from truegain.train.launch import best_threads, stop_at
+    from truegain.train.offline import begin, load_fit, progress_line, save_fit
+    from truegain.train.offline import sft as steps_of
+
+    made = parse(task)
+    if not hasattr(made, "demonstration"):
+        raise SettingError(f"task {task!r} has no reference completions to learn; take an embedded task")
+    best_threads()
+    place = out / "checkpoint"
+    policy, state = load_fit(place) if place.is_dir() else (Policy.load(model, dtype=dtype), None)
+    state = state or begin(policy, weight_decay=0.0)
+    out.mkdir(parents=True, exist_ok=True)
+    examples, said = _examples(policy, made, seed), state.seconds
+    with stop_at(say=say) as stop:
+        for state in steps_of(policy, examples, state, steps=steps, lr=lr, warmup=10, batch_tokens=batch_tokens):  # noqa: B020
+            if state.seconds - said > 5 or state.step == steps:
+                said = state.seconds
+                say(progress_line(state, steps=steps))
+            if stop.reason():
+                break
+    policy.model.eval()
+    save_fit(place, policy, state)
+    if state.step < steps:
+        say(f"stopped after step {state.step} of {steps}; the same command goes on from {place}")
+        raise typer.Exit(INTERRUPTED)
+    policy.save(out / "model")
+    print(f"the model is in {out / 'model'}")
+
+
+def _examples(policy: Any, task: Any, seed: int) -> Callable[[int], Any]:
+    """Demonstration i of the task's train split, a pure function of (seed, i)."""
+    import random
+
+    from truegain.train.online import problems
+    from truegain.train.tiny import demonstration_example
+
+    def example(index: int) -> Any:
+        problem = problems(task, "train", index, 1, seed)[0]
+        return demonstration_example(policy, problem, task.demonstration(problem, random.Random(f"{seed}-{index}")))
+
+    return example

@@ -1,0 +1,58 @@
+"""``truegain report`` and ``truegain compare``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from truegain.cli.catalog import Json
+from truegain.cli.out import console, print_json
+from truegain.core.errors import SettingError
+
+
+def report(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
+    open_: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
+    json: Json = False,
+) -> None:
+    """Write the proof-of-gain page of a run and print its verdict."""
+    from truegain import report as room
+
+    data = room.build(run)
+    page = room.write(run)
+    if json:
+        print_json(data)
+    else:
+        console().print(room.render_terminal(data))
+        console().print(f"page: {page}", style="dim")
+    if open_:
+        open_page(page)
+
+
+def open_page(page: Path) -> None:
+    """Show a page in the user's browser, if there is one."""
+    import webbrowser
+
+    webbrowser.open(page.resolve().as_uri())
+
+
+def compare(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN RUN...", help="Run folders; each holds its seeds.")],
+    json: Json = False,
+) -> None:
+    """Compare runs over their seeds: interquartile mean with bootstrap interval, probability of improvement."""
+    from truegain import report as room
+
+    if len(runs) < 2:
+        raise SettingError("compare needs two run folders or more")
+    data = room.compare(runs)
+    if json:
+        print_json(data)
+        return
+    show: Any = getattr(room, "render_compare", None)
+    if show is None:
+        print_json(data)
+    else:
+        console().print(show(data))

@@ -1,0 +1,229 @@
+"""A policy: a causal language model in the Hugging Face format with its tokenizer; loading it, saving it, its text."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging as transformers_logging
+
+from truegain.core.errors import DataError, SettingError, nearest
+from truegain.core.types import Message
+from truegain.policy.table import table_model
+from truegain.policy.tokenizer import character_tokenizer
+
+EMBEDDED = Path(__file__).parent / "embedded"
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+
+
+@dataclass(frozen=True, eq=False)
+class Policy:
+    """A causal LM ``model`` and its ``tokenizer``; ``source`` says where they came from."""
+
+    model: Any
+    tokenizer: Any
+    source: str
+
+    @staticmethod
+    def load(source: str | Path, *, dtype: str = "float32", device: str = "cpu") -> Policy:
+        """Load ``tiny`` or ``table,order=1`` (embedded), a local folder, or a hub id such as ``org/name``.
+
+        Only safetensors are read: nothing is unpickled, and no code from the checkpoint is run. Raises DataError
+        naming the place and the mend if it cannot be used, SettingError for an unknown dtype or table setting.
+        """
+        if dtype not in DTYPES:
+            raise SettingError(f"dtype {dtype!r} is unknown: use one of {', '.join(DTYPES)}{nearest(dtype, set(DTYPES))}")
+        source = str(source)
+        if source.partition(",")[0] == "table":
+            model, tokenizer = _embedded_table(source)
+        else:
+            place = _place(source)
+            if isinstance(place, Path):
+                _check_folder(place)
+            model, tokenizer = _load_checkpoint(str(place), DTYPES[dtype])
+        _check_vocabulary(model, tokenizer, source)
+        return Policy(model.to(device=device, dtype=DTYPES[dtype]).eval(), tokenizer, source)
+
+    def save(self, folder: str | Path) -> None:
+        """Write config, weights (safetensors) and tokenizer in the Hugging Face layout."""
+        self.model.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.model.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The weights' number format."""
+        return next(self.model.parameters()).dtype
+
+    @property
+    def eos_ids(self) -> frozenset[int]:
+        """Every token id that ends a completion: the tokenizer's and those of the generation settings."""
+        found = {self.tokenizer.eos_token_id}
+        more = getattr(getattr(self.model, "generation_config", None), "eos_token_id", None)
+        found |= set(more) if isinstance(more, list | tuple) else {more}
+        return frozenset(int(i) for i in found if i is not None)
+
+    def encode_prompt(self, prompt: str | Sequence[Message]) -> tuple[int, ...]:
+        """Token ids of a prompt, up to where the policy begins to write.
+
+        Text: its tokens after the tokenizer's beginning mark, if there is one. Messages: the chat template with the
+        generation prompt; without a template, their contents joined, as text.
+        """
+        tokenizer = self.tokenizer
+        if not isinstance(prompt, str):
+            if tokenizer.chat_template:
+                messages = [dict(message) for message in prompt]
+                ids = tokenizer.apply_chat_template(
+                    messages, add_generation_prompt=True, tokenize=True, return_dict=False
+                )
+                return tuple(ids)
+            prompt = "".join(message["content"] for message in prompt)
+        start = () if tokenizer.bos_token_id is None else (tokenizer.bos_token_id,)
+        return (*start, *self.encode(prompt))
+
+    def encode(self, text: str) -> tuple[int, ...]:
+        """Token ids of a piece of text, with nothing added."""
+        return tuple(self.tokenizer(text, add_special_tokens=False).input_ids)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of token ids, special tokens included, nothing cleaned up."""
+        return self.tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
+
+    def reference(self) -> Policy:
+        """A frozen copy that shares no weight with this one."""
+        model = copy.deepcopy(self.model).eval().requires_grad_(False)
+        return Policy(model, self.tokenizer, self.source)
+
+    def weights(self) -> dict[str, Tensor]:
+        """A copy of the weights by name, detached."""
+        return {name: value.detach().clone() for name, value in self.model.state_dict().items()}
+
+    def load_weights(self, weights: Mapping[str, Tensor]) -> None:
+        """Take weights that `weights` gave, of this or an equal model. Raises DataError on another model's."""
+        try:
+            self.model.load_state_dict(dict(weights), strict=True)
+        except RuntimeError as error:
+            raise DataError(f"these weights are not of {self.source!r}: {_line(error)}") from error
+
+
+def _embedded_table(source: str) -> tuple[Any, Any]:
+    """The `table` policy named by ``table,order=2``: uniform, over the embedded tokenizer."""
+    knobs = {"order": 1, "rows": 0}
+    for part in source.split(",")[1:]:
+        name, _, value = part.partition("=")
+        if name not in knobs:
+            raise SettingError(f"policy {source!r}: unknown setting {name!r}, use order or rows{nearest(name, set(knobs))}")
+        if not value.isdecimal() or (name == "order" and not 1 <= int(value) <= 16):
+            raise SettingError(f"policy {source!r}: {name} must be a whole number (order: 1 to 16), got {value!r}")
+        knobs[name] = int(value)
+    tokenizer = character_tokenizer()
+    marks = {f"{kind}_token_id": getattr(tokenizer, f"{kind}_token_id") for kind in ("pad", "bos", "eos")}
+    return table_model(vocab_size=len(tokenizer), **knobs, **marks), tokenizer
+
+
+def _place(source: str) -> Path | str:
+    """The folder that ``source`` names, or ``source`` itself if it reads as a hub id."""
+    if source == "tiny":
+        if not (EMBEDDED / "tiny").is_dir():
+            raise DataError(f"the embedded policy 'tiny' is not in {EMBEDDED}: make it with `truegain fit tiny`")
+        return EMBEDDED / "tiny"
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return path
+    if path.is_file():
+        raise DataError(f"{source} is a file: name the folder that holds config.json and the safetensors")
+    if source.count("/") == 1 and not source.startswith((".", "/", "~")):
+        return source
+    hint = nearest(source, {"tiny", "table"})
+    raise DataError(f"no model folder {source!r}: give tiny, table, an existing folder or a hub id (org/name){hint}")
+
+
+def _check_folder(folder: Path) -> None:
+    """Refuse a folder without readable safetensors, before any of it is parsed as a model."""
+    if not (folder / "config.json").is_file():
+        raise DataError(f"{folder} has no config.json: name a folder in the Hugging Face layout")
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        pickles = [file.name for file in sorted(folder.iterdir()) if file.suffix in PICKLES]
+        if pickles:
+            raise DataError(
+                f"{folder / pickles[0]} is a pickle and is not opened, as it may run code: convert it to safetensors"
+            )
+        raise DataError(f"{folder} has no *.safetensors: save the model there with save_pretrained")
+    for file in files:
+        try:
+            with safe_open(file, framework="pt") as opened:
+                opened.keys()
+        except (SafetensorError, OSError) as error:
+            raise DataError(f"{file} is damaged ({_line(error)}): copy or download it again") from error
+
+
+def _load_checkpoint(place: str, dtype: torch.dtype) -> tuple[Any, Any]:
+    local = Path(place).is_dir()
+    bar = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        config = AutoConfig.from_pretrained(place, trust_remote_code=False)
+        _check_causal(config, place)
+        model, info = AutoModelForCausalLM.from_pretrained(
+            place,
+            config=config,
+            dtype=dtype,
+            trust_remote_code=False,
+            use_safetensors=True,
+            output_loading_info=True,
+        )
+        tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False)
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
+        mend = "mend its files or save it again" if local else "check the name and the network, or give a local folder"
+        raise DataError(f"cannot load the model {place!r}: {_line(error)}; {mend}") from error
+    finally:
+        if bar:
+            transformers_logging.enable_progress_bar()
+    wrong = sorted(info["missing_keys"]) + sorted(str(key[0]) for key in info["mismatched_keys"])
+    if wrong:
+        raise DataError(f"{place}: the weights lack {wrong[0]!r} ({len(wrong)} in all): they are of another model")
+    return model, tokenizer
+
+
+def _check_causal(config: Any, place: str) -> None:
+    kind = type(config)
+    if kind not in MODEL_FOR_CAUSAL_LM_MAPPING or getattr(config, "is_encoder_decoder", False):
+        raise DataError(f"{place} is a {config.model_type} model, not a causal language model: name one that is")
+    known = MODEL_FOR_CAUSAL_LM_MAPPING[kind]
+    names = {cls.__name__ for cls in (known if isinstance(known, tuple | list) else (known,))}
+    written = getattr(config, "architectures", None) or []
+    if written and not names & set(written):
+        raise DataError(f"{place} holds a {written[0]}, not a causal language model ({min(names)}): name one that is")
+
+
+def _check_vocabulary(model: Any, tokenizer: Any, source: str) -> None:
+    """Refuse a tokenizer that can give an id for which the model has no row."""
+    table = model.get_input_embeddings() if not hasattr(model, "context_index") else None
+    rows = model.config.vocab_size if table is None else table.weight.shape[0]
+    top = max(tokenizer.get_vocab().values(), default=0)
+    if top >= rows:
+        raise DataError(
+            f"{source}: the tokenizer has ids up to {top} but the model has {rows} embeddings: they do not belong together"
+        )
+
+
+def _line(error: BaseException) -> str:
+    """The error's first line that says something, shortened."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = lines[0] if lines else type(error).__name__
+    return text if len(text) <= 200 else text[:197] + "..."
+
+

@@ -1,0 +1,134 @@
+"""What a careful reader would add to the verdict, found in the numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from truegain.report.tables import BASE, TRAINED, Table, flat
+from truegain.report.verdict import REAL, percent, points, span
+
+CONTROLS = {
+    "control:more-sft": (
+        "More SFT",
+        "fine-tuned longer for the same compute; it saw gold traces, which the trained model never did",
+    ),
+    "control:random-reward": ("Random reward", "the same training with rewards drawn at random"),
+}
+
+
+def label(arm: str) -> tuple[str, str]:
+    """(name, note) of an arm for people."""
+    if arm == BASE:
+        return "Base model", "before training"
+    if arm == TRAINED:
+        return "Trained", "after training"
+    return CONTROLS.get(arm, (arm.removeprefix("control:"), "control"))
+
+
+def remarks(data: Mapping[str, Any], tables: Sequence[Table]) -> list[str]:
+    """Plain sentences, the weightier first."""
+    found = [*_gap(data), *_controls(data), *_coverage(data), *_length(data)]
+    return [*found, *_cut_and_abstained(tables), *_runs(tables), *_dropped(data), *_skipped(tables)]
+
+
+def _gap(data: Mapping[str, Any]) -> list[str]:
+    if data["run"]["proxy_is_gold"]:
+        return [
+            "Reward and truth are the same exact checker in this run, so no gap between them can exist. What can still "
+            "mislead is chance, temperature and the choice of problems, and the intervals are about those."
+        ]
+    ends = [
+        (rows[0], rows[-1])
+        for points_ in data["curves"]["evals"]
+        if len(rows := [r for r in points_ if r["proxy"] is not None and r["gold"] is not None]) > 1
+    ]
+    if not ends:
+        return []
+    rose = sum(b["proxy"] - a["proxy"] for a, b in ends) / len(ends)
+    gained = sum(b["gold"] - a["gold"] for a, b in ends) / len(ends)
+    if rose > 0.02 and gained < rose / 2:
+        return [
+            f"The reward rose by {rose:.3f} on dev while the truth moved by {points(gained)} points: the model may "
+            "have learned to please the reward rather than to solve the problems."
+        ]
+    return []
+
+
+def _controls(data: Mapping[str, Any]) -> list[str]:
+    out: list[str] = []
+    for arm, row in data["arms"].items():
+        over = row.get("trained_minus")
+        if not arm.startswith("control:") or over is None or over["low"] > 0:
+            continue
+        name = label(arm)[0]
+        ahead = "is ahead of" if over["high"] < 0 else "cannot be told from"
+        why = {
+            "control:random-reward": "so what was gained is not owed to the reward",
+            "control:more-sft": "so with gold traces at hand plain fine-tuning does as well",
+        }.get(arm, "so the gain may not be owed to this method")
+        out.append(f"The control “{name}” {ahead} the trained model (difference {span(over)} points), {why}.")
+    return out
+
+
+def _coverage(data: Mapping[str, Any]) -> list[str]:
+    curves = data["pass_at_k"]
+    gap = curves and curves["difference"]
+    if gap and curves["n"] > 1 and gap["high"] < 0:
+        return [
+            f"Given {curves['n']} tries at temperature 1 the base solves more problems than the trained model "
+            f"({points(gap['mean'])} points for the trained one): training narrowed what the model can reach."
+        ]
+    return []
+
+
+def _length(data: Mapping[str, Any]) -> list[str]:
+    figure = data["length_matched"]
+    if data["verdict"] != REAL or not figure:
+        return []
+    if figure["covered"] < 0.5:
+        return [
+            f"Lengths changed so much that only {percent(figure['covered'])} of completions have a counterpart of "
+            "similar length; the comparison at equal length says little."
+        ]
+    if figure["difference"]["low"] <= 0:
+        return [f"At equal length the difference is {points(figure['difference']['mean'])} points and not told from 0."]
+    return []
+
+
+def _cut_and_abstained(tables: Sequence[Table]) -> list[str]:
+    out: list[str] = []
+    for arm in (BASE, TRAINED):
+        samples = [r for t in tables for r in flat(t.test(arm, None))]
+        if not samples:
+            continue
+        cut = sum(r.stop == "length" for r in samples) / len(samples)
+        abstained = sum(r.gold is None for r in samples) / len(samples)
+        if cut > 0.05:
+            out.append(f"{label(arm)[0]}: {percent(cut)} of completions were cut off at the token limit.")
+        if abstained > 0.01:
+            out.append(
+                f"{label(arm)[0]}: the checker abstained on {percent(abstained)} of samples; they count nowhere."
+            )
+    return out
+
+
+def _runs(tables: Sequence[Table]) -> list[str]:
+    if len(tables) == 1:
+        return ["One training run. The interval speaks of other problems of this kind, not of other seeds."]
+    if len(tables) < 5:
+        return [f"{len(tables)} training runs: the interval allows for how runs differ, but few tell little of it."]
+    return []
+
+
+def _dropped(data: Mapping[str, Any]) -> list[str]:
+    dropped = (data["gain"] or {}).get("dropped") or 0
+    return [f"{dropped} test problems had no judged sample in one of the arms and were left out."] if dropped else []
+
+
+def _skipped(tables: Sequence[Table]) -> list[str]:
+    out: list[str] = []
+    for t in tables:
+        for file, count in t.run.skipped.items():
+            out.append(f"{t.run.name}: {count} unreadable lines of {file} were skipped.")
+    return out

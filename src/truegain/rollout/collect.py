@@ -1,0 +1,168 @@
+"""From problems to scored rollouts: single-turn in one call of the engine, multi-turn in one call per turn."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from truegain.core.draws import child_key, draw_key
+from truegain.core.types import Abstain, Engine, Problem, Request, Rollout, Sample, Sampling, Stop, Task, Turn
+
+MAX_TURNS = 8
+
+
+@dataclass
+class _Row:
+    """One completion while it grows."""
+
+    problem: Problem
+    sample: int
+    prompt: tuple[int, ...]
+    key: int
+    env: Any = None
+    ids: list[int] = field(default_factory=list)
+    logp: list[float] = field(default_factory=list)
+    turns: list[Turn] = field(default_factory=list)
+    stop: Stop | None = None
+    failure: str | None = None
+
+
+def collect(
+    policy: Any,
+    engine: Engine,
+    task: Task,
+    problems: Sequence[Problem],
+    *,
+    samples: int,
+    sampling: Sampling,
+    seed: int,
+    stage: str,
+    step: int,
+    version: int = 0,
+    role: str = "policy",
+    copy: int = 0,
+    deadline: float | None = None,
+    max_turns: int = MAX_TURNS,
+) -> list[Rollout]:
+    """Draw ``samples`` completions of every problem, rows problem-major; not yet scored.
+
+    The task's stop strings (``task.stop``) are added to the sampling's. When the task has an environment, what
+    ``task.respond(env, text)`` answers to the text so far is appended as a turn of the tool, and the policy goes on,
+    until there is no call, the end, ``sampling.max_tokens`` in total (the tool's tokens count) or ``max_turns`` turns
+    of the policy. After ``deadline`` (seconds of `time.monotonic`) no further turn begins: rows still open stop with
+    "deadline". An environment that raises ends its row, with the reason as fact ``abstained``.
+    """
+    sampling = replace(sampling, stop=tuple(dict.fromkeys((*sampling.stop, *getattr(task, "stop", ())))))
+    world = task.environment()
+    rows = [
+        _Row(problem, sample, prompt, draw_key(seed, stage, step, problem.id, copy, sample))
+        for problem in problems
+        for prompt in [policy.encode_prompt(problem.prompt)]
+        for sample in range(samples)
+    ]
+    if world is not None:
+        for row in rows:
+            _enter(row, world, policy)
+    for turn in range(1 if world is None else max_turns):
+        if deadline is not None and time.monotonic() >= deadline:
+            break
+        going = [row for row in rows if row.stop is None]
+        _draw_turn(engine, going, sampling, turn)
+        if world is not None and turn + 1 < max_turns:
+            for row in going:
+                if row.stop in ("stop", "eos"):
+                    _respond(row, task, policy, sampling.max_tokens)
+    return [_finish(row, policy, role, version) for row in rows]
+
+
+def _enter(row: _Row, world: Any, policy: Any) -> None:
+    """Begin the row's own world; what it says first is added to the prompt."""
+    problem = row.problem
+    columns = {**problem.meta, "id": problem.id, "prompt": problem.prompt, "answer": problem.answer}
+    try:
+        row.env = world()
+        opening = row.env.reset(**columns)
+    except Exception as error:
+        row.stop, row.failure = "stop", f"environment: {type(error).__name__}: {error}"
+        return
+    if opening:
+        row.prompt = (*row.prompt, *policy.encode(opening))
+
+
+def _draw_turn(engine: Engine, rows: list[_Row], sampling: Sampling, turn: int) -> None:
+    """One turn of the policy for every row. Rows differ in the room they have left: those alike run together."""
+    by_room: dict[int, list[_Row]] = {}
+    for row in rows:
+        by_room.setdefault(sampling.max_tokens - len(row.ids), []).append(row)
+    for room, alike in by_room.items():
+        requests = [
+            # a key of its own for each turn, as the engine counts the tokens it draws from 0
+            Request(trunk=row.prompt, suffix=tuple(row.ids), key=row.key if turn == 0 else child_key(row.key, turn))
+            for row in alike
+        ]
+        for row, drawn in zip(alike, engine.generate(requests, replace(sampling, max_tokens=room)), strict=True):
+            _append(row, drawn)
+
+
+def _append(row: _Row, drawn: Sample) -> None:
+    start = len(row.ids)
+    row.ids += drawn.ids
+    row.logp += drawn.logp
+    if drawn.ids:
+        row.turns.append(Turn("policy", start, len(row.ids)))
+    row.stop = drawn.stop
+
+
+def _respond(row: _Row, task: Any, policy: Any, limit: int) -> None:
+    """Append what the tool answers and open the row again; leave it closed when nothing was called."""
+    try:
+        answer = task.respond(row.env, policy.decode(row.ids))
+    except Exception as error:
+        row.failure = f"environment: {type(error).__name__}: {error}"
+        return
+    if answer is None:
+        return
+    ids = policy.encode(answer)
+    room = limit - len(row.ids)
+    start, kept = len(row.ids), ids[:room]
+    row.ids += kept
+    row.logp += [0.0] * len(kept)
+    if kept:
+        row.turns.append(Turn("tool", start, len(row.ids)))
+    row.stop = "length" if len(ids) >= room else None
+
+
+def _finish(row: _Row, policy: Any, role: str, version: int) -> Rollout:
+    return Rollout(
+        problem=row.problem,
+        prompt_ids=row.prompt,
+        ids=tuple(row.ids),
+        engine_logp=tuple(row.logp),
+        text=policy.decode(row.ids),
+        stop=row.stop or "deadline",
+        turns=tuple(row.turns),
+        sample=row.sample,
+        facts={} if row.failure is None else {"abstained": row.failure},
+        role=role,
+        version=version,
+    )
+
+
+def score_rollouts(task: Task, rollouts: Sequence[Rollout]) -> list[Rollout]:
+    """Put the facts that the task's scorer finds into the rollouts.
+
+    An abstention becomes the fact ``abstained`` with its reason, and so does a scorer that raises or that gives no
+    mapping. Rollouts that abstained before are left as they are.
+    """
+    return [rollout if "abstained" in rollout.facts else _scored(task, rollout) for rollout in rollouts]
+
+
+def _scored(task: Task, rollout: Rollout) -> Rollout:
+    try:
+        found = task.score(rollout.problem, rollout)
+        facts = {"abstained": found.reason} if isinstance(found, Abstain) else dict(found)
+    except Exception as error:
+        facts = {"abstained": f"scorer: {type(error).__name__}: {error}"}
+    return replace(rollout, facts={**rollout.facts, **facts})

@@ -1,0 +1,260 @@
+"""Problems from JSONL, JSON and parquet files in TRL's columns, GSM8K's format included."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any, Literal
+
+from truegain.core.errors import DataError, SettingError, nearest
+from truegain.core.types import SPLITS, Abstain, Environment, Message, Problem, Rollout, Split
+from truegain.tasks._answers import final_answer, marked_answer, same
+from truegain.tasks._rows import Row, jsonable, read_rows
+from truegain.tasks.functions import without_end_marks
+
+PROMPTS = ("prompt", "question")
+ANSWERS = ("answer", "solution")
+CHECKERS = ("exact",)
+Path_ = str | os.PathLike[str]
+
+
+@dataclass(frozen=True)
+class _Columns:
+    """Which columns hold prompt and answer, and how long a prompt may be."""
+
+    prompt: str
+    answer: str | None
+    max_prompt_chars: int
+
+
+class FileTask:
+    r"""A finite task read from files.
+
+    Columns: ``prompt`` (a string or messages ``{"role", "content"}``) or ``question``; ``answer`` or ``solution``, in
+    this order, unless ``prompt_column`` and ``answer_column`` name others. Every other column goes to the problems'
+    ``meta``, so that reward functions are given it; so does the answer column as it stands in the file. The problem's
+    ``answer`` is what the file marks as final in it (``<answer>``, ``\boxed{}``, ``####`` as GSM8K does), else all.
+
+    Splits: with ``path`` alone, or for splits without a file, rows are dealt out by a hash of the prompt (white space
+    apart): eight tenths train, one tenth dev, one tenth test. ``train``, ``dev`` and ``test`` name separate files
+    (``path`` then is the train file); a missing dev or test split is dealt out of the train file. A prompt is in one
+    split only: one that test has is left out of dev and train, one that dev has out of train. Rows that repeat prompt
+    and answer are kept once. ``notes`` says in words what was left out.
+
+    ``checker="exact"``: the completion's final answer (the marked one; else its last number where the file's answers
+    all stand after ``####``; else all of it) equals the problem's, see `same`. ``needs_answer=False`` admits files
+    without an answer column: then `score` gives no ``correct``, and only reward functions can judge.
+
+    Raises DataError for files that cannot be used as they are, SettingError for an unknown checker.
+    """
+
+    stop: tuple[str, ...] = ()
+
+    def __init__(
+        self,
+        path: Path_ | None = None,
+        *,
+        train: Path_ | None = None,
+        dev: Path_ | None = None,
+        test: Path_ | None = None,
+        name: str | None = None,
+        checker: Literal["exact"] = "exact",
+        prompt_column: str | None = None,
+        answer_column: str | None = None,
+        max_prompt_chars: int = 100_000,
+        needs_answer: bool = True,
+    ) -> None:
+        """Read all the files."""
+        if checker not in CHECKERS:
+            raise SettingError(f"unknown checker {checker!r}{nearest(str(checker), CHECKERS)}; legal: exact")
+        if (path is None) == (train is None):
+            raise SettingError("a file task needs one train file: give path or train, not both")
+        files: dict[Split, Path] = {"train": Path(path if path is not None else train or "")}
+        if dev is not None:
+            files["dev"] = Path(dev)
+        if test is not None:
+            files["test"] = Path(test)
+        self.name = name or files["train"].stem
+        self.path = files["train"]
+        chosen = (prompt_column, answer_column, max_prompt_chars, needs_answer)
+        read: dict[Split, list[Problem]] = {}
+        self._last_number = True
+        for split, file in files.items():
+            read[split], hashed = _read(self.name, file, *chosen)
+            self._last_number &= hashed
+        self.has_answers = all(problem.answer is not None for problems in read.values() for problem in problems)
+        self._splits, self.notes = _dealt(read)
+
+    def problem(self, split: Split, index: int) -> Problem:
+        """The index-th problem of a split, in the file's order. Raises IndexError past the end, DataError when the
+        split is empty.
+        """
+        problems = self._of(split)
+        if not problems:
+            total = sum(map(len, self._splits.values()))
+            raise DataError(
+                f"{self.path}: no row of the {total} falls into the {split} split; add rows or name a file: {split}=..."
+            )
+        if not 0 <= index < len(problems):
+            raise IndexError(f"{self.name}: the {split} split has {len(problems)} problems, no index {index}")
+        return problems[index]
+
+    def size(self, split: Split) -> int:
+        """How many problems the split has."""
+        return len(self._of(split))
+
+    def _of(self, split: Split) -> Sequence[Problem]:
+        if split not in self._splits:
+            raise SettingError(f"unknown split {split!r}{nearest(str(split), SPLITS)}; legal: {', '.join(SPLITS)}")
+        return self._splits[split]
+
+    def score(self, problem: Problem, rollout: Rollout) -> Mapping[str, Any] | Abstain:
+        """``correct`` and ``answered``, 0.0 or 1.0; ``answered`` alone for a problem without an answer."""
+        found = self.final(problem, rollout.text)
+        answered = float(found is not None)
+        if problem.answer is None:
+            return {"answered": answered}
+        if not problem.answer:
+            return Abstain("the answer key is empty")
+        return {"correct": float(found is not None and same(found, problem.answer)), "answered": answered}
+
+    def final(self, problem: Problem, text: str) -> str | None:
+        """The completion's final answer, as it stands there; None when there is none."""
+        return final_answer(without_end_marks(text), last_number=self._last_number)
+
+    def environment(self) -> Callable[[], Environment] | None:
+        """None: a single turn."""
+        return None
+
+    def respond(self, env: Environment, text: str) -> str | None:
+        """None: no tools."""
+        return None
+
+
+def _read(
+    task: str, file: Path, prompt: str | None, answer: str | None, limit: int, needs_answer: bool
+) -> tuple[list[Problem], bool]:
+    """All rows of a file as problems, and whether all answers stand after ``####``."""
+    problems: list[Problem] = []
+    columns: _Columns | None = None
+    hashed = 0
+    for place, row in read_rows(file):
+        columns = columns or _Columns(*_chosen(file, place, row, prompt, answer, needs_answer), limit)
+        problems.append(_problem(task, f"{file}, {place}", row, columns))
+        hashed += columns.answer is not None and "####" in str(row[columns.answer])
+    if not problems:
+        raise DataError(f"{file}: no rows; it needs one row per problem")
+    return problems, hashed == len(problems)
+
+
+def _dealt(read: Mapping[Split, list[Problem]]) -> tuple[dict[Split, list[Problem]], tuple[str, ...]]:
+    """The three splits, each prompt in one of them only, and in words what was left out."""
+    splits: dict[Split, list[Problem]] = {split: [] for split in SPLITS}
+    taken: dict[str, Split] = {}
+    repeated = 0
+    leaked: Counter[str] = Counter()
+    for source in reversed(SPLITS):  # test first: what it has, the others go without
+        rows: dict[str, set[str | None]] = {}
+        for problem in read.get(source, []):
+            answers = rows.setdefault(problem.id, set())
+            if problem.answer in answers:
+                repeated += 1
+                continue
+            answers.add(problem.answer)
+            dealt = _bucket(problem.id) if source == "train" else source
+            split = source if dealt in read else dealt
+            owner = taken.get(problem.id, split) if len(answers) == 1 else taken[problem.id]
+            if owner != split:
+                leaked[f"{split} prompts are also in {owner}: left out of {split}"] += 1
+                continue
+            taken[problem.id] = split
+            unlike = f"{problem.id}-{len(answers)}" if len(answers) > 1 else problem.id
+            splits[split].append(replace(problem, id=unlike))
+    notes = [f"{repeated} rows repeat the prompt and answer of another: kept once"] if repeated else []
+    return splits, (*notes, *(f"{count} {what}" for what, count in leaked.items()))
+
+
+def _bucket(ident: str) -> Split:
+    """The split that a content hash falls into: eight tenths train, one tenth dev, one tenth test."""
+    tenth = int(ident.rpartition("-")[2], 16) % 10
+    return "train" if tenth < 8 else "dev" if tenth == 8 else "test"
+
+
+def _chosen(
+    file: Path, place: str, row: Row, prompt: str | None, answer: str | None, needs_answer: bool
+) -> tuple[str, str | None]:
+    """Which columns of the first row hold the prompt and the answer."""
+    there = f"the columns are {', '.join(map(str, row)) or 'none'}"
+    prompt = prompt or next((name for name in PROMPTS if name in row), None)
+    if prompt is None or prompt not in row:
+        near = nearest(prompt or "prompt", set(row))
+        wanted = repr(prompt) if prompt else "'prompt' or 'question'"
+        raise DataError(f"{file}, {place}: no column {wanted}{near}; {there}; rename one or set prompt_column=")
+    given = answer
+    answer = answer or next((name for name in ANSWERS if name in row and name != prompt), None)
+    if (given is not None and given not in row) or (answer is None and needs_answer):
+        wanted = repr(given) if given else "'answer' or 'solution'"
+        near = nearest(given or "answer", set(row) - {prompt})
+        mend = "rename one, set answer_column=, or judge by a reward function"
+        raise DataError(f"{file}, {place}: no column {wanted}{near}; {there}; {mend}")
+    return prompt, answer
+
+
+def _problem(task: str, place: str, row: Row, columns: _Columns) -> Problem:
+    """One row as a problem. ``place`` is file and line, for errors."""
+    for name in (columns.prompt, columns.answer):
+        if name is not None and name not in row:
+            raise DataError(f"{place}: no column {name!r}; the columns are {', '.join(map(str, row)) or 'none'}")
+    prompt = _prompt(place, columns, row[columns.prompt])
+    meta = {"task": task, **{str(key): jsonable(value) for key, value in row.items() if key != columns.prompt}}
+    answer = None if columns.answer is None else _gold(place, columns.answer, row[columns.answer])
+    return Problem(f"{task}-{_digest(place, prompt).hex()}", prompt, answer, meta)
+
+
+def _prompt(place: str, columns: _Columns, value: Any) -> str | tuple[Message, ...]:
+    """The prompt, checked: text or messages, not empty, not too long."""
+    name = columns.prompt
+    if isinstance(value, list) and value and all(_is_message(message) for message in value):
+        prompt = tuple({"role": message["role"], "content": message["content"]} for message in value)
+        length = sum(len(message["content"]) for message in prompt)
+    elif isinstance(value, str):
+        prompt, length = value, len(value)
+    else:
+        kind = "null" if value is None else f"a {type(value).__name__}"
+        raise DataError(f"{place}: {name!r} is {kind}; it must be a string or a list of {{role, content}} messages")
+    if length > columns.max_prompt_chars:
+        raise DataError(
+            f"{place}: {name!r} has {length} characters, more than max_prompt_chars={columns.max_prompt_chars}; "
+            "shorten the row or raise the bound"
+        )
+    if length == 0 or (isinstance(prompt, str) and not prompt.strip()):
+        raise DataError(f"{place}: {name!r} is empty; remove the row or fill it in")
+    return prompt
+
+
+def _is_message(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(value.get(key), str) for key in ("role", "content"))
+
+
+def _gold(place: str, name: str, value: Any) -> str:
+    """The final answer that the answer column states."""
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        kind = "null" if value is None else f"a {type(value).__name__}"
+        raise DataError(f"{place}: {name!r} is {kind}; it must be a string or a number")
+    marked = marked_answer(str(value))
+    return str(value).strip() if marked is None else marked
+
+
+def _digest(place: str, prompt: str | tuple[Message, ...]) -> bytes:
+    """Twelve bytes of the prompt's content, white space apart: its identity, and what its split depends on."""
+    parts = [("", prompt)] if isinstance(prompt, str) else [(m["role"], m["content"]) for m in prompt]
+    text = json.dumps([[role, " ".join(content.split())] for role, content in parts], ensure_ascii=False)
+    try:
+        return blake2b(text.encode(), digest_size=12).digest()
+    except UnicodeEncodeError as error:
+        raise DataError(f"{place}: the prompt holds half a surrogate pair, which is no character") from error

@@ -1,0 +1,289 @@
+"""A whole run: for each seed the trained arm, its controls, and the judgement of all arms on unseen problems."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import random
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+
+from truegain.core.component import spec_of
+from truegain.core.errors import SettingError
+from truegain.core.forms import Train, members
+from truegain.core.settings import settings
+from truegain.core.types import Task
+from truegain.methods.reward import random_reward, user_score
+from truegain.policy.policy import Policy
+from truegain.tasks import make
+from truegain.tasks.functions import RewardFunction
+from truegain.train.folder import RunFolder, read_lines
+from truegain.train.launch import StopSignal
+from truegain.train.ledger import Ledger, attended, model_cost, spend
+from truegain.train.offline import Example, begin, sft
+from truegain.train.online import SEED_STRIDE, Setup, train
+from truegain.train.truth import judge_arm
+
+SIZES: Mapping[str, int] = {"dev": 200, "test": 400, "samples": 4}
+FREE = frozenset({"command", "argv", "versions", "settings.loop.steps", "max_seconds", "report_to", "threads"})
+_PACKAGES = ("truegain", "torch", "transformers", "tokenizers", "safetensors", "numpy")
+_ENDED = "time is up"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What `execute` runs.
+
+    ``max_seconds`` bounds the trained arm's training time per seed; controls are matched to what it spent, and the
+    judgement comes on top. ``rewards`` are dotted paths ``path:fn`` or ``path:fn=WEIGHT``. ``sizes`` are the problems
+    of ``dev`` and ``test`` and the ``samples`` per problem.
+    """
+
+    form: Train
+    recipe: str
+    model: str
+    task: str
+    out: Path
+    seeds: tuple[int, ...] = (0,)
+    controls: bool = False
+    rewards: tuple[str, ...] = ()
+    max_seconds: float | None = None
+    sizes: Mapping[str, int] = field(default_factory=lambda: dict(SIZES))
+    dtype: str = "float32"
+    command: str = ""
+    argv: tuple[str, ...] = ()
+
+
+def execute(plan: Plan, stop: StopSignal) -> Iterator[dict[str, Any]]:
+    """Run all seeds and yield events: an arm's start, each logged line, the judgement's progress, each folder's end.
+
+    Every event has ``kind``, ``seed`` and ``arm``. A folder that was finished is not run again; an interrupted one
+    goes on where it was. Raises what the loop, the task, the model and the folder raise.
+    """
+    if plan.rewards:
+        plan = replace(plan, form=with_user_score(plan.form))
+    for seed in plan.seeds:
+        place = plan.out if len(plan.seeds) == 1 else plan.out / f"seed-{seed}"
+        plan.out.parent.mkdir(parents=True, exist_ok=True)
+        plan.out.mkdir(exist_ok=True)
+        with RunFolder(place) as folder:
+            yield from _one_seed(plan, seed, folder, stop)
+        if stop.reason():
+            return
+
+
+def with_user_score(form: Train) -> Train:
+    """The form with the user's functions as its one reward."""
+    return replace(form, reward=(user_score,))
+
+
+def proxy_is_gold(form: Train) -> bool:
+    """Whether the reward is the task's exact checker and nothing else: then no gap between them can exist."""
+    chosen = members(form.reward)
+    return len(chosen) == 1 and spec_of(chosen[0]).inputs == ("correct",)
+
+
+def fitted(form: Train, task: Task) -> Train:
+    """The form with its token limit raised to what the task's reference completions need, where it says so."""
+    need = getattr(task, "max_tokens", None)
+    if need is None or "max_tokens" in form.loop.model_fields_set:
+        return form
+    return replace(form, loop=form.loop.model_copy(update={"max_tokens": need}))
+
+
+def _one_seed(plan: Plan, seed: int, folder: RunFolder, stop: StopSignal) -> Iterator[dict[str, Any]]:
+    task = make(plan.task)
+    plan = replace(plan, form=fitted(plan.form, task))
+    notes = folder.settings(_settings(plan, seed), FREE)
+    functions = tuple(_reward_function(text) for text in plan.rewards)
+    policy = Policy.load(plan.model, dtype=plan.dtype)
+    base = policy.reference()
+    setup = Setup(plan.form, policy, task, folder, seed, functions)
+    tag = {"seed": seed, "arm": "trained"}
+    for note in notes:
+        yield {"kind": "note", "step": 0, "text": f"changed since the run began: {note}", **tag}
+    try:
+        yield {"kind": "arm", "steps": plan.form.loop.steps, "max_seconds": plan.max_seconds, **tag}
+        for line in train(setup, _limit(folder, plan.max_seconds, stop)):
+            yield {**line, **tag}
+        if stop.reason():
+            return
+        done = _steps_done(folder)
+        yield from _judged(setup, plan, "base", base, done, tag)
+        yield from _judged(setup, plan, "trained", policy, done, tag)
+        if plan.controls:
+            yield from _controls(plan, setup, base, done, stop)
+        if not stop.reason():
+            yield {"kind": "done", "folder": str(folder.path), **tag}
+    finally:
+        for function, _ in functions:
+            function.close()
+
+
+def _controls(plan: Plan, setup: Setup, base: Policy, done: int, stop: StopSignal) -> Iterator[dict[str, Any]]:
+    """Arms that spend what the trained arm spent: a reward that knows nothing, and more SFT on gold traces."""
+    form = replace(plan.form, reward=(partial(random_reward, rate=0.5, seed=setup.seed),))
+    form = replace(form, loop=form.loop.model_copy(update={"steps": done, "eval_every": 0}))
+    tag = {"seed": setup.seed, "arm": "control:random-reward"}
+    if not _is_judged(setup.folder, tag["arm"]):
+        place = setup.folder.path / "controls" / "random-reward"
+        place.parent.mkdir(exist_ok=True)
+        with RunFolder(place) as folder:
+            folder.settings({**_settings(plan, setup.seed), "settings": _plain(form)}, FREE)
+            control = Setup(form, _copy_of(base), setup.task, folder, setup.seed)
+            yield {"kind": "arm", "steps": done, "max_seconds": None, **tag}
+            for line in train(control, stop.reason):
+                yield {**line, **tag}
+            if stop.reason():
+                return
+        yield from _judged(setup, plan, tag["arm"], control.policy, done, tag)
+    tag = {"seed": setup.seed, "arm": "control:more-sft"}
+    if not hasattr(setup.task, "demonstration"):
+        yield {"kind": "note", "step": done, "text": "no more-SFT control: this task has no demonstrations", **tag}
+    elif not _is_judged(setup.folder, tag["arm"]):
+        policy = _copy_of(base)
+        budget = _spent(setup.folder).flops
+        yield {"kind": "arm", "steps": None, "flops": budget, "max_seconds": None, **tag}
+        for line in more_sft(policy, setup.task, budget, plan.form.loop.lr, setup.seed):
+            yield {**line, **tag}
+            if stop.reason():
+                return
+        yield from _judged(setup, plan, tag["arm"], policy, done, tag)
+
+
+def more_sft(policy: Policy, task: Task, flops: int, lr: float, seed: int) -> Iterator[dict[str, Any]]:
+    """Fine-tune on the task's own demonstrations until ``flops`` operations are spent; yields a line per step."""
+    cost, ledger = model_cost(policy.model), Ledger()
+    eos = sorted(policy.eos_ids)[:1]
+
+    def example(index: int) -> Example:
+        problem = task.problem("train", (seed + 1) * SEED_STRIDE + index)
+        text = cast(Any, task).demonstration(problem, random.Random(f"{seed}-{index}"))
+        prompt, completion = policy.encode_prompt(problem.prompt), (*policy.encode(text), *eos)
+        return Example(prompt, completion, _policy_mask(task, policy, text, len(completion)))
+
+    index = 0
+    for fit in sft(
+        policy, example, begin(policy, weight_decay=0.0), steps=10**9, lr=lr, warmup=10, schedule="constant"
+    ):
+        for i in range(index, fit.index):
+            size = example(i).size
+            ledger += spend(cost, "trained", size, attended(0, size))
+        index = fit.index
+        share = ledger.flops / max(flops, 1)
+        yield {
+            "kind": "step",
+            "step": fit.step,
+            "loss": fit.loss,
+            "progress": min(share, 1.0),
+            "ledger": ledger.to_json(),
+        }
+        if share >= 1:
+            break
+    policy.model.eval()
+
+
+def _policy_mask(task: Task, policy: Policy, text: str, size: int) -> tuple[bool, ...]:
+    """Which tokens of a demonstration the policy writes; the tool's results are not learned."""
+    from truegain.tasks.generated import policy_spans
+
+    mask: list[bool] = []
+    at = 0
+    for start, end in policy_spans(text):
+        mask += [False] * len(policy.encode(text[at:start])) + [True] * len(policy.encode(text[start:end]))
+        at = end
+    mask += [False] * len(policy.encode(text[at:]))
+    return (*mask, *[True] * (size - len(mask)))
+
+
+def _judged(
+    setup: Setup, plan: Plan, arm: str, policy: Policy, step: int, tag: Mapping[str, Any]
+) -> Iterator[dict[str, Any]]:
+    if _is_judged(setup.folder, arm):
+        return
+    for text in judge_arm(setup, arm, policy, step=step, sizes=plan.sizes):
+        yield {"kind": "judge", "step": step, "text": text, **tag, "arm": arm}
+
+
+def _is_judged(folder: RunFolder, arm: str) -> bool:
+    """Whether the records hold this arm: the test split is opened for it once."""
+    return any(line["arm"] == arm for line in read_lines(folder.path / "evals" / "records.jsonl"))
+
+
+def _steps_done(folder: RunFolder) -> int:
+    return max((line["step"] for line in folder.read_log()), default=0)
+
+
+def _spent(folder: RunFolder) -> Ledger:
+    found = [line["ledger"] for line in folder.read_log() if line.get("kind") == "step"]
+    return Ledger.from_json(found[-1]) if found else Ledger()
+
+
+def _limit(folder: RunFolder, max_seconds: float | None, stop: StopSignal) -> Callable[[], str | None]:
+    """A reason to stop: the user's, or that this folder's training time, earlier sittings included, is used up."""
+    if max_seconds is None:
+        return stop.reason
+    spent = sum(float(line.get("seconds", 0.0)) for line in folder.read_log())
+    ends = time.monotonic() + max_seconds - spent
+    return lambda: stop.reason() or (_ENDED if time.monotonic() >= ends else None)
+
+
+def _reward_function(text: str) -> tuple[RewardFunction, float]:
+    path, _, weight = text.rpartition("=")
+    if not path:
+        return RewardFunction(text), 1.0
+    try:
+        return RewardFunction(path), float(weight)
+    except ValueError:
+        raise SettingError(f"--reward {text!r}: the weight after '=' must be a number, not {weight!r}") from None
+
+
+def _copy_of(base: Policy) -> Policy:
+    copy = base.reference()
+    copy.model.requires_grad_(True)
+    return copy
+
+
+def _settings(plan: Plan, seed: int) -> dict[str, Any]:
+    versions: dict[str, str] = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        versions[name] = importlib.metadata.version(name)
+    return {
+        "command": plan.command,
+        "argv": list(plan.argv),
+        "settings": _plain(plan.form),
+        "versions": versions,
+        "threads": torch.get_num_threads(),
+        "model": plan.model,
+        "task": plan.task,
+        "recipe": plan.recipe,
+        "rewards": list(plan.rewards),
+        "dtype": plan.dtype,
+        "sizes": dict(plan.sizes),
+        "controls": plan.controls,
+        "max_seconds": plan.max_seconds,
+        "proxy_is_gold": proxy_is_gold(plan.form),
+        "seed": seed,
+    }
+
+
+def _plain(form: Train) -> dict[str, Any]:
+    """The form's settings, nested, and the components it is made of."""
+    nested: dict[str, Any] = {}
+    for path, value in settings(form).items():
+        *place, last = path.split(".")
+        at = nested
+        for part in place:
+            at = at.setdefault(part, {})
+        at[last] = value
+    stages = {"reward": form.reward, "select": form.select, "plan": form.plan}
+    for n, term in enumerate(form.terms):
+        stages |= {f"term {n} {kind}": getattr(term, kind) for kind in ("credit", "weight", "surrogate")}
+    nested["components"] = {k: [spec_of(m).full_name for m in members(s)] for k, s in stages.items() if members(s)}
+    return nested
