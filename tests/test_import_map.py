@@ -29,7 +29,7 @@ ALLOWED: dict[str, set[str]] = {
     "claims": BELOW_TRAIN | {"train", "recipes", "methods"},
     "report": {"core", "methods.evaluation"},
     "hosts": {"core", "runtime", "tasks", "policy", "rollout", "recipes", "methods.guard", "methods.evaluation"},
-    "cli": BELOW_TRAIN | {"train", "recipes", "claims", "report", "hosts"},
+    "cli": BELOW_TRAIN | {"train", "recipes", "claims", "report", "hosts", "methods"},
     "methods.*": {"core"},
 }
 
@@ -184,12 +184,23 @@ def test_optional_packages_are_imported_inside_the_functions_of_one_file() -> No
     assert not shared, f"one file per optional package: {shared}"
 
 
-def test_importing_truegain_loads_nothing_but_the_standard_library() -> None:
-    code = "import sys; before = set(sys.modules); import truegain; print(*(set(sys.modules) - before))"
+def loaded_by(module: str) -> set[str]:
+    """Top-level packages that importing a module loads into a fresh interpreter."""
+    code = f"import sys; before = set(sys.modules); import {module}; print(*(set(sys.modules) - before))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    loaded = {name.partition(".")[0] for name in done.stdout.split()}
+    return {name.partition(".")[0] for name in done.stdout.split()}
+
+
+def test_importing_truegain_loads_nothing_but_the_standard_library() -> None:
+    loaded = loaded_by("truegain")
     assert "truegain" in loaded
     assert loaded - {"truegain"} <= sys.stdlib_module_names
+
+
+def test_the_command_line_starts_without_torch() -> None:
+    loaded = loaded_by("truegain.cli.app")
+    assert "typer" in loaded
+    assert not loaded & {"torch", "transformers", "numpy"}
 
 
 def test_the_reader_of_imports_sees_relative_late_and_dynamic_ones(tmp_path: Path, monkeypatch) -> None:

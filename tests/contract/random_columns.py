@@ -46,7 +46,7 @@ def random_batch(
     """Every column of the dictionary. The same arguments give the same batch, which nobody may write into.
 
     Group sizes lie in ``groups`` (the last one takes what is left) and rows of a group lie apart. Rows have 1 to
-    ``tokens`` tokens; most have a hole of tool tokens. Float token columns are 0 outside the mask.
+    ``tokens`` tokens; some have a hole of tool tokens, a turn of its own. Float token columns are 0 outside the mask.
     """
     shape = _shape(seed, rows, tokens, dtype, groups)
     return Batch(**{name: _column(name, shape) for name in COLUMNS})
@@ -73,9 +73,11 @@ def _shape(seed: int, rows: int, tokens: int, dtype: torch.dtype, groups: tuple[
         length = pick(1, tokens)
         inside[row, :length] = True
         first, second = sorted((pick(1, tokens), pick(1, tokens)))
-        tool[row, first : min(second, length - 1)] = True
-        turn[row, :length] = (torch.arange(length) >= first).long()
-    turn[tool] = -1
+        back = min(second, length - 1)
+        turn[row, :length] = 0
+        if first < back:
+            tool[row, first:back] = True
+            turn[row, first:back], turn[row, back:length] = 1, 2
     step = torch.where(inside, torch.arange(tokens).expand(rows, tokens) // 2, -1)
     return Shape(rng, dtype, inside & ~tool, inside, group, turn, step, tool)
 

@@ -116,7 +116,7 @@ def test_the_random_batch_offers_every_column_as_the_dictionary_describes_it() -
         assert set(batch) == set(COLUMNS)
         assert batch["mask"].any()
         assert (batch["turn"][batch["mask"]] >= 0).all()
-    assert any((random_batch(s)["turn"] == 1).any() for s in range(5)), "no row has a second turn"
+    assert any((random_batch(s)["turn"] == 2).any() for s in range(5)), "no row has a turn after a tool's"
     assert set(facts(4)) == set(FACTS)
 
 

@@ -148,8 +148,6 @@ def test_partials_are_seen_through() -> None:
 def test_an_unregistered_function_is_refused_by_name() -> None:
     with refused(WiringError, "'unknown_column'", "not a registered component", "@component"):
         spec_of(unknown_column)
-    with refused(WiringError, "'wrong'", "not a registered component"):
-        spec_of("wrong")  # type: ignore[arg-type]
 
 
 def test_a_member_of_the_wrong_kind_with_an_unknown_knob_or_a_position_is_refused() -> None:

@@ -107,7 +107,7 @@ def test_single_turn_rows_are_problem_major_and_keyed_by_their_names() -> None:
 
 @pytest.mark.parametrize("other", [{"seed": 2}, {"stage": "dev"}, {"step": 5}, {"copy": 1}])
 def test_every_name_of_a_draw_changes_the_completions(other: dict[str, Any]) -> None:
-    policy = FakePolicy(table_model(vocab_size=40))
+    policy = FakePolicy(table_model(vocab_size=40, bos_token_id=1))
     engine = NativeEngine(policy)
 
     def drawn(**knobs: Any) -> list[tuple[int, ...]]:

@@ -72,7 +72,7 @@ def test_every_field_changes_the_key_and_keys_have_63_bits() -> None:
 
 
 def test_a_key_is_the_same_in_every_process() -> None:
-    # a committed value: were it to change, no run could be repeated. Computed once by the definition
+    # written out from the definition: were it to change, no run could be repeated
     from hashlib import blake2b
 
     spelled = b"('row', 5, 'train', 3, 'sort/17', 0, 2)"

@@ -149,11 +149,12 @@ def _head(to: Console, text: str) -> None:
 def _facts(to: Console, facts: dict[str, Any], indent: int = 2) -> None:
     from rich.padding import Padding
 
+    wide = max((len(key) for key in facts), default=0)
     for key, value in facts.items():
-        to.print(Padding(f"{key:10} {value}", (0, 0, 0, indent)))
+        to.print(Padding(f"{key:{wide}}  {value}", (0, 0, 0, indent), expand=False))
 
 
 def _doc(to: Console, doc: str, indent: int = 4) -> None:
     from rich.padding import Padding
 
-    to.print(Padding(doc, (0, 0, 0, indent)), style="dim")
+    to.print(Padding(doc, (0, 0, 0, indent), expand=False), style="dim")

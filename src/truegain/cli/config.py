@@ -63,7 +63,7 @@ def _value(path: Path, name: str, value: Any) -> Any:
         return _assigned(path, value)
     if list not in kinds:
         return value
-    several = [value] if isinstance(value, str) else value
+    several: Any = [value] if isinstance(value, str) else value
     if not all(isinstance(one, str) for one in several):
         raise SettingError(f"{path}: {name} must be a string or a list of strings")
     return several

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from truegain.cli.errors import INTERRUPTED
 from truegain.cli.live import View, duration, label
-from truegain.cli.out import console, json_lines, print_json, printable, say
+from truegain.cli.out import console, json_lines, print_json, printable, quiet_libraries, say
 from truegain.cli.reporters import reporters
 
 if TYPE_CHECKING:
+    from truegain.train.launch import StopSignal
     from truegain.train.run import Plan
 
 TERMINATED = 143
@@ -24,19 +25,16 @@ Take = Callable[[Mapping[str, Any]], None]
 def run(plan: Plan, *, clients: tuple[str, ...] = (), json: bool = False, open_page: bool = False) -> int:
     """Run the plan with progress, then write and print the report. Returns the exit code; 130 when interrupted."""
     from truegain.train.launch import StopSignal
-    from truegain.train.run import execute
 
-    set_threads(plan)
     say(f"run folder {plan.out}; Ctrl-C stops after the current step, and the run can go on later")
     with json_lines(json) as emit:
         view = View(f"{plan.recipe} on {plan.task} · {plan.model}", plan.seeds)
         live = not json and _can_draw()
-        tell = (lambda text: setattr(view, "notice", text)) if live else say
-        stop = StopSignal(say=tell)
+        stop = StopSignal(say=(lambda text: setattr(view, "warning", text)) if live else say)
         facts = {"recipe": plan.recipe, "task": plan.task, "model": plan.model, "command": plan.command}
         try:
             with stop, reporters(clients, plan.out, facts) as send, _progress(view, live, json) as draw:
-                for event in execute(plan, stop):
+                for event in _events(plan, stop):
                     emit(event)
                     draw(event)
                     send(event)
@@ -46,6 +44,14 @@ def run(plan: Plan, *, clients: tuple[str, ...] = (), json: bool = False, open_p
             return _stopped(plan, TERMINATED if stop.reason() == "terminated" else INTERRUPTED)
         _finish(plan, emit, json, open_page)
     return 0
+
+
+def _events(plan: Plan, stop: StopSignal) -> Iterator[dict[str, Any]]:
+    from truegain.train.run import execute
+
+    quiet_libraries()
+    set_threads(plan)
+    yield from execute(plan, stop)
 
 
 def _stopped(plan: Plan, code: int) -> int:
@@ -111,41 +117,44 @@ class Lines:
         self._every = every
         self._clock = clock
         self._said = clock()
+        self._unsaid = False
 
     def take(self, event: Mapping[str, Any]) -> None:
-        """Print what is worth a line."""
-        self._view.take(event)
+        """Print what is worth a line; of an arm that ends, its last step too."""
         kind = event.get("kind")
-        if kind == "step" and self._clock() - self._said < self._every:
-            return
-        text = self._text(str(kind), event)
-        if text:
-            self._said = self._clock()
-            many = f"seed {event.get('seed')} · " if len(self._view.seeds) > 1 else ""
-            print(printable(many + text), file=sys.stdout, flush=True)
+        if kind in ("arm", "judge") and self._view.arm is not None and self._unsaid:
+            self._print(_step_text(self._view.arm, self._clock()), self._view.arm.name, self._view.arm.seed)
+        self._view.take(event)
+        name, seed = str(event.get("arm", "trained")), int(event.get("seed", 0))
+        if kind == "step" and self._view.arm is not None:
+            self._unsaid = self._clock() - self._said < self._every
+            if not self._unsaid:
+                self._print(_step_text(self._view.arm, self._clock()), name, seed)
+        elif kind == "arm":
+            self._print("training", name, seed)
+        elif kind == "eval":
+            self._print(f"step {event.get('step')}, dev: {_look_text(event)}", name, seed)
+        elif kind == "done":
+            self._print(f"all arms are in {event.get('folder')}", name, seed)
+        elif kind == "judge":
+            self._print(str(event.get("text", "")), "judging", seed)
+        elif kind == "note":
+            self._print(str(event.get("text", "")), name, seed)
 
-    def _text(self, kind: str, event: Mapping[str, Any]) -> str:
-        arm = self._view.arm
-        name = label(str(event.get("arm", "trained")))
-        if kind == "arm":
-            return f"{name}: training"
-        if kind == "step" and arm is not None:
-            return f"{name}: {_step_text(arm)}"
-        if kind == "eval":
-            return f"{name}: step {event.get('step')}, dev: {_look_text(event)}"
-        if kind == "done":
-            return f"{name}: all arms are in {event.get('folder')}"
-        return str(event.get("text", "")) if kind in ("note", "judge") else ""
+    def _print(self, text: str, name: str, seed: int) -> None:
+        self._said, self._unsaid = self._clock(), False
+        many = f"seed {seed} · " if len(self._view.seeds) > 1 else ""
+        print(printable(f"{many}{label(name)}: {text}"), file=sys.stdout, flush=True)
 
 
-def _step_text(arm: Any) -> str:
+def _step_text(arm: Any, now: float) -> str:
     from truegain.cli.live import vitals
 
     recent = arm.rewards[-10:]
     reward = f"reward {sum(recent) / len(recent):.3f}" if recent else ""
     bound = f"/{arm.steps}" if arm.steps and arm.steps < 10**6 else ""
     rate = f"{arm.rate():.2f} s per step" if arm.rate() else ""
-    left = arm.left()
+    left = arm.left(now)
     time_left = f"{duration(left)} left" if left is not None else ""
     share = f"{100 * arm.progress:.0f} %" if arm.progress is not None else ""
     parts = (f"step {arm.step}{bound}", share, reward, vitals(arm).replace("   ", ", "), rate, time_left)
@@ -177,6 +186,7 @@ def dry(plan: Plan, *, json: bool) -> None:
     with json_lines(json):
         from truegain.train.run import dry_run
 
+        quiet_libraries()
         set_threads(plan)
         found = dry_run(plan)
     if json:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from truegain.cli.catalog import Json
-from truegain.cli.out import console, json_lines, print_json, untrusted
+from truegain.cli.out import console, json_lines, print_json, quiet_libraries, untrusted
 from truegain.core.errors import SettingError, nearest
 
 ROOM = 256
@@ -44,6 +44,7 @@ def evaluate(
         from truegain.tasks.mixture import parse
         from truegain.train.truth import fixed_problems
 
+        quiet_libraries()
         made = parse(task)
         asked = fixed_problems(made, "dev" if split == "dev" else "test", problems)
         policy = Policy.load(model, dtype=dtype)
@@ -145,6 +146,7 @@ def sample(
     with json_lines(json):
         from truegain.policy.policy import Policy
 
+        quiet_libraries()
         rows = (
             _free(Policy.load(model, dtype=dtype), prompt, n, temperature, max_tokens, seed)
             if prompt is not None

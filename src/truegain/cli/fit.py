@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from truegain.cli.errors import INTERRUPTED
-from truegain.cli.out import say
+from truegain.cli.out import quiet_libraries, say
 from truegain.core.errors import SettingError
 
 if TYPE_CHECKING:
@@ -48,6 +48,7 @@ def tiny(
     from truegain.train.launch import best_threads
     from truegain.train.tiny import fit_tiny
 
+    quiet_libraries()
     best_threads()
     try:
         done = fit_tiny(
@@ -81,6 +82,7 @@ def sft(
     made = parse(task)
     if not hasattr(made, "demonstration"):
         raise SettingError(f"task {task!r} has no reference completions to learn; take an embedded task")
+    quiet_libraries()
     best_threads()
     place = out / "checkpoint"
     policy, state = load_fit(place) if place.is_dir() else (Policy.load(model, dtype=dtype), None)

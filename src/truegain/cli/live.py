@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypeGuard
 
 from rich.console import Group, RenderableType
 from rich.panel import Panel
@@ -24,34 +24,32 @@ _JUDGE_PARTS = 6  # dev at four temperatures, test at one or two
 
 @dataclass
 class Arm:
-    """What is known of one arm of one seed. ``begun`` is the clock at its first event of this sitting."""
+    """What is known of one arm of one seed. ``begun`` is the clock when its training began; earlier sittings count."""
 
     name: str
     seed: int
     steps: int | None = None
     max_seconds: float | None = None
     begun: float = 0.0
-    first_step: int | None = None
     step: int = 0
-    seconds: float = 0.0
     progress: float | None = None
     last: dict[str, Any] = field(default_factory=dict)
     look: dict[str, Any] = field(default_factory=dict)
     rewards: list[float] = field(default_factory=list)
     golds: list[float] = field(default_factory=list)
 
-    def share(self) -> float | None:
+    def share(self, now: float) -> float | None:
         """How much of its budget is spent, 0 to 1: by steps, seconds or its own report, whichever is furthest."""
         known = [self.progress] if self.progress is not None else []
         if self.steps:
             known.append(self.step / self.steps)
         if self.max_seconds:
-            known.append(self.seconds / self.max_seconds)
+            known.append((now - self.begun) / self.max_seconds)
         return min(1.0, max(known)) if known else None
 
-    def left(self) -> float | None:
+    def left(self, now: float) -> float | None:
         """Seconds to go: the nearer of the last step and the end of the time."""
-        known = [self.max_seconds - self.seconds] if self.max_seconds else []
+        known = [self.max_seconds - (now - self.begun)] if self.max_seconds else []
         if self.steps and self.rate():
             known.append((self.steps - self.step) * self.rate())
         return max(0.0, min(known)) if known else None
@@ -69,6 +67,7 @@ class View:
         self.title = printable(title)
         self.seeds = tuple(seeds)
         self.notice = ""
+        self.warning = ""
         self.doing = "loading"
         self.done: list[str] = []
         self.arm: Arm | None = None
@@ -82,8 +81,9 @@ class View:
         kind = event.get("kind")
         if kind == "arm":
             self._finish_arm()
-            self.arm = Arm(name, seed, event.get("steps"), event.get("max_seconds"), begun=self._clock())
-            self.doing = "training"
+            begun = self._clock() - float(event.get("spent") or 0.0)
+            self.arm = Arm(name, seed, event.get("steps"), event.get("max_seconds"), begun)
+            self.doing, self.notice = "training", ""
         elif kind == "note":
             self.notice = printable(str(event.get("text", "")))[:300]
         elif kind == "judge":
@@ -104,10 +104,8 @@ class View:
             arm.look = dict(event)
             _add(arm.golds, event.get("gold"))
             return
-        arm.first_step = arm.step if arm.first_step is None else arm.first_step
         arm.last = dict(event)
         arm.progress = event.get("progress", arm.progress)
-        arm.seconds = self._clock() - arm.begun
         _add(arm.rewards, event.get("reward"))
 
     def _finish_arm(self) -> None:
@@ -143,11 +141,12 @@ class View:
 
     def _foot(self) -> list[tuple[str, str]]:
         found = [("done: " + ", ".join(self.done[-6:]), "dim")] if self.done else []
-        return found + ([(self.notice, "yellow")] if self.notice else [])
+        found += [(self.notice, "dim")] if self.notice else []
+        return found + ([(self.warning, "bold yellow")] if self.warning else [])
 
 
 def _bar(arm: Arm, now: float) -> Table:
-    share, used, left = arm.share(), now - arm.begun, arm.left()
+    share, used, left = arm.share(now), now - arm.begun, arm.left(now)
     grid = Table.grid(expand=True, padding=(0, 1))
     grid.add_column(ratio=1)
     grid.add_column(justify="right", no_wrap=True)
@@ -249,5 +248,5 @@ def _add(series: list[float], value: Any) -> None:
         series.append(float(value))
 
 
-def _number(value: Any) -> bool:
+def _number(value: Any) -> TypeGuard[float]:
     return isinstance(value, int | float) and not isinstance(value, bool) and value - value == 0

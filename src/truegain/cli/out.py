@@ -31,6 +31,13 @@ def say(text: str) -> None:
     print(printable(text), file=sys.stderr, flush=True)
 
 
+def quiet_libraries() -> None:
+    """No progress bars from transformers: they would be drawn over ours."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+
+
 def printable(text: str) -> str:
     r"""The text on one line: line breaks and tabs become spaces, what does not print is escaped.
 

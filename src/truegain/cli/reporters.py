@@ -92,7 +92,7 @@ def _tensorboard(out: Path, run: str, settings: Mapping[str, Any]) -> tuple[Send
 
 
 def _wandb(out: Path, run: str, settings: Mapping[str, Any]) -> tuple[Sender, Callable[[], Any]]:
-    import wandb
+    import wandb  # pyright: ignore[reportMissingImports]
 
     # A stable id, so that a resumed run goes on in the same place.
     ident = hashlib.blake2b(f"{out.resolve()}/{run}".encode(), digest_size=8).hexdigest()
@@ -109,7 +109,7 @@ def _wandb(out: Path, run: str, settings: Mapping[str, Any]) -> tuple[Sender, Ca
 
 
 def _trackio(out: Path, run: str, settings: Mapping[str, Any]) -> tuple[Sender, Callable[[], Any]]:
-    import trackio
+    import trackio  # pyright: ignore[reportMissingImports]
 
     name = f"{out.name}/{run}"
     made = trackio.init(project="truegain", name=name, group=out.name, config=dict(settings), resume="allow")

@@ -49,14 +49,13 @@ def forms(recipe: str, changes: Mapping[str, Any]) -> tuple[Any, ...]:
 
 
 def _changed(built: tuple[Any, ...], path: str, value: Any, knobs: Mapping[str, Any]) -> tuple[Any, ...]:
-    from truegain.core.settings import resolve, settings, with_setting
+    from truegain.core.settings import settings, with_setting
 
-    known = [bool(settings(form)) and _resolves(form, path) for form in built]
+    known = [_resolves(form, path) for form in built]
     if not any(known):
-        hint = nearest(path, set(knobs))
-        if hint:
-            raise SettingError(f"unknown setting {path!r}{hint}; `truegain show RECIPE` lists all")
-        resolve(built[0], path)  # raises, with the nearest legal setting
+        legal = {full for form in built for full in settings(form)}
+        hint = nearest(path, legal | {full.rpartition(".")[2] for full in legal} | set(knobs))
+        raise SettingError(f"unknown setting {path!r}{hint}; `truegain show RECIPE` lists all")
     return tuple(with_setting(form, path, value) if has else form for form, has in zip(built, known, strict=True))
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 class ScalarHead(nn.Module):
     """One number per token from hidden states [.., d]: a linear map, zero at the start, computed in float32."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int) -> None:  # noqa: D107
         super().__init__()
         self.linear = nn.Linear(width, 1)
         nn.init.zeros_(self.linear.weight)

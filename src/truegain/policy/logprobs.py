@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from truegain.core.errors import DataError
-from truegain.policy import decoder
+from truegain.policy import decoder, packing
 
 if TYPE_CHECKING:
     from truegain.policy.policy import Policy
@@ -36,14 +36,23 @@ def token_logp(
 
     ``tokens`` [B, T] are right-padded, ``lengths`` [B] says how many count; both outputs are 0.0 beyond. They are of
     the distribution softmax(logits / temperature), computed in float32 whatever the model's dtype is. Padding is
-    inert: nothing looks ahead. Raises DataError if a prompt is empty, as its first token has nothing to stand on.
+    inert: nothing looks ahead. Rows that share a prompt share its computation where that pays. Raises DataError if a
+    prompt is empty, as its first token has nothing to stand on.
     """
     with torch.set_grad_enabled(grad and torch.is_grad_enabled()):
-        ids, row, column, place = _layout(policy, prompts, tokens, lengths)
-        targets = tokens.to(ids.device)[row, column]
+        packed = _packed(policy, prompts, tokens, lengths)
+        if packed is not None:
+            row, column = packed.row, packed.column
+        else:
+            ids, row, column, place = _layout(policy, prompts, tokens, lengths)
+        targets = tokens.to(policy.device)[row, column]
         if has_plain_head(policy.model):
             head = policy.model.get_output_embeddings()
-            picked = hidden_states(policy, ids)[row, place]
+            if packed is not None:
+                states = decoder.hidden_states(policy.model, packed.ids, positions=packed.positions, mask=packed.mask)
+                picked = states[packed.at_row, packed.at]
+            else:
+                picked = hidden_states(policy, ids)[row, place]
             bias = getattr(head, "bias", None)
             logp, spread = logp_from_hidden(picked, head.weight, bias, targets, temperature, entropy)
         else:
@@ -55,14 +64,35 @@ def token_logp(
         return _scatter(logp, row, column, shape), None if spread is None else _scatter(spread, row, column, shape)
 
 
+def _packed(
+    policy: Policy, prompts: Sequence[tuple[int, ...]], tokens: Tensor, lengths: Tensor
+) -> packing.Packed | None:
+    """The rows packed by prompt, on the policy's device; None when that does not pay or the model cannot do it."""
+    if not all(prompts) or not is_fast(policy.model) or not has_plain_head(policy.model):
+        return None
+    config = policy.model.config
+    params = sum(p.numel() for p in policy.model.parameters())
+    width = config.num_hidden_layers * config.hidden_size
+    found = packing.pack(prompts, tokens.detach().cpu(), lengths.tolist(), params, width)
+    return None if found is None else found.to(policy.device)
+
+
+def is_fast(model: Any) -> bool:
+    """True if `truegain.policy.decoder` computes this model's forward."""
+    if model not in _fast:
+        _fast[model] = decoder.supports(model)
+    return _fast[model]
+
+
 def hidden_states(policy: Policy, ids: Tensor) -> Tensor:
     """Last hidden states [B, L, d], after the final norm, of right-padded tokens [B, L]; positions count from 0."""
     model = policy.model
-    if model not in _fast:
-        _fast[model] = decoder.supports(model)
-    if _fast[model]:
+    if is_fast(model):
         return decoder.hidden_states(model, ids)
-    return model.base_model(input_ids=ids, use_cache=False).last_hidden_state
+    out = model.base_model(input_ids=ids, use_cache=False)
+    if not hasattr(out, "last_hidden_state"):
+        raise DataError(f"{policy.source} has no hidden states: heads and probes need a transformer such as tiny")
+    return out.last_hidden_state
 
 
 def completion_hidden(
@@ -101,8 +131,12 @@ def logp_from_hidden(
 
 
 def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, temperature: float) -> Tensor:
-    logits = nn.functional.linear(hidden, weight, bias).float()
+    logits = nn.functional.linear(hidden, weight, bias).to(_wide(hidden))
     return logits if temperature == 1.0 else logits / temperature
+
+
+def _wide(tensor: Tensor) -> torch.dtype:
+    return torch.promote_types(tensor.dtype, torch.float32)
 
 
 class _HeadLogp(torch.autograd.Function):
@@ -115,7 +149,7 @@ class _HeadLogp(torch.autograd.Function):
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, *knobs: Any) -> Any:
         temperature, entropy = knobs
         rows = max(1, CHUNK_BYTES // (4 * weight.shape[0]))
-        logp = torch.empty(hidden.shape[0], dtype=torch.float32, device=hidden.device)
+        logp = torch.empty(hidden.shape[0], dtype=_wide(hidden), device=hidden.device)
         spread = torch.zeros_like(logp)
         for start in range(0, hidden.shape[0], rows):
             part = slice(start, start + rows)
@@ -129,13 +163,13 @@ class _HeadLogp(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> Any:
+    def backward(ctx: Any, *grads: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         d_logp, d_spread = grads
         hidden, weight, bias, targets, spread = ctx.saved_tensors
         temperature, entropy, rows = ctx.knobs
         d_hidden = torch.empty_like(hidden)
-        d_weight = torch.zeros_like(weight, dtype=torch.float32) if ctx.needs_input_grad[1] else None
-        d_bias = torch.zeros_like(bias, dtype=torch.float32) if bias is not None else None
+        d_weight = torch.zeros_like(weight, dtype=_wide(weight)) if ctx.needs_input_grad[1] else None
+        d_bias = torch.zeros_like(bias, dtype=_wide(bias)) if bias is not None else None
         for start in range(0, hidden.shape[0], rows):
             part = slice(start, start + rows)
             scores = _logits(hidden[part], weight, bias, temperature).log_softmax(-1)
@@ -151,7 +185,7 @@ class _HeadLogp(torch.autograd.Function):
             if d_bias is not None:
                 d_bias += d_z.sum(0)
         d_weight = None if d_weight is None else d_weight.to(weight.dtype)
-        return d_hidden, d_weight, None if d_bias is None else d_bias.to(bias.dtype), None, None, None
+        return d_hidden, d_weight, None if d_bias is None else d_bias.to(hidden.dtype), None, None, None
 
 
 def _layout(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,9 @@ class Policy:
         naming the place and the mend if it cannot be used, SettingError for an unknown dtype or table setting.
         """
         if dtype not in DTYPES:
-            raise SettingError(f"dtype {dtype!r} is unknown: use one of {', '.join(DTYPES)}{nearest(dtype, set(DTYPES))}")
+            raise SettingError(
+                f"dtype {dtype!r} is unknown: use one of {', '.join(DTYPES)}{nearest(dtype, set(DTYPES))}"
+            )
         source = str(source)
         if source.partition(",")[0] == "table":
             model, tokenizer = _embedded_table(source)
@@ -54,7 +57,8 @@ class Policy:
 
     def save(self, folder: str | Path) -> None:
         """Write config, weights (safetensors) and tokenizer in the Hugging Face layout."""
-        self.model.save_pretrained(folder)
+        with _quiet():
+            self.model.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
 
     @property
@@ -124,7 +128,9 @@ def _embedded_table(source: str) -> tuple[Any, Any]:
     for part in source.split(",")[1:]:
         name, _, value = part.partition("=")
         if name not in knobs:
-            raise SettingError(f"policy {source!r}: unknown setting {name!r}, use order or rows{nearest(name, set(knobs))}")
+            raise SettingError(
+                f"policy {source!r}: unknown setting {name!r}, use order or rows{nearest(name, set(knobs))}"
+            )
         if not value.isdecimal() or (name == "order" and not 1 <= int(value) <= 16):
             raise SettingError(f"policy {source!r}: {name} must be a whole number (order: 1 to 16), got {value!r}")
         knobs[name] = int(value)
@@ -172,26 +178,17 @@ def _check_folder(folder: Path) -> None:
 
 def _load_checkpoint(place: str, dtype: torch.dtype) -> tuple[Any, Any]:
     local = Path(place).is_dir()
-    bar = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()
+    knobs: dict[str, Any] = {"dtype": dtype, "use_safetensors": True, "output_loading_info": True}
     try:
-        config = AutoConfig.from_pretrained(place, trust_remote_code=False)
-        _check_causal(config, place)
-        model, info = AutoModelForCausalLM.from_pretrained(
-            place,
-            config=config,
-            dtype=dtype,
-            trust_remote_code=False,
-            use_safetensors=True,
-            output_loading_info=True,
-        )
-        tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False)
+        with _quiet():
+            config = AutoConfig.from_pretrained(place, trust_remote_code=False)
+            _check_causal(config, place)
+            loaded: Any = AutoModelForCausalLM.from_pretrained(place, config=config, trust_remote_code=False, **knobs)
+            tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False)
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
         mend = "mend its files or save it again" if local else "check the name and the network, or give a local folder"
         raise DataError(f"cannot load the model {place!r}: {_line(error)}; {mend}") from error
-    finally:
-        if bar:
-            transformers_logging.enable_progress_bar()
+    model, info = loaded
     wrong = sorted(info["missing_keys"]) + sorted(str(key[0]) for key in info["mismatched_keys"])
     if wrong:
         raise DataError(f"{place}: the weights lack {wrong[0]!r} ({len(wrong)} in all): they are of another model")
@@ -202,7 +199,7 @@ def _check_causal(config: Any, place: str) -> None:
     kind = type(config)
     if kind not in MODEL_FOR_CAUSAL_LM_MAPPING or getattr(config, "is_encoder_decoder", False):
         raise DataError(f"{place} is a {config.model_type} model, not a causal language model: name one that is")
-    known = MODEL_FOR_CAUSAL_LM_MAPPING[kind]
+    known: Any = MODEL_FOR_CAUSAL_LM_MAPPING[kind]
     names = {cls.__name__ for cls in (known if isinstance(known, tuple | list) else (known,))}
     written = getattr(config, "architectures", None) or []
     if written and not names & set(written):
@@ -216,8 +213,22 @@ def _check_vocabulary(model: Any, tokenizer: Any, source: str) -> None:
     top = max(tokenizer.get_vocab().values(), default=0)
     if top >= rows:
         raise DataError(
-            f"{source}: the tokenizer has ids up to {top} but the model has {rows} embeddings: they do not belong together"
+            f"{source}: the tokenizer has ids up to {top}, the model {rows} embeddings: they do not belong together"
         )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No progress bars and no advice from transformers while a model is read or written; what matters is raised."""
+    bar, level = transformers_logging.is_progress_bar_enabled(), transformers_logging.get_verbosity()
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(level)
+        if bar:
+            transformers_logging.enable_progress_bar()
 
 
 def _line(error: BaseException) -> str:
@@ -225,5 +236,3 @@ def _line(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     text = lines[0] if lines else type(error).__name__
     return text if len(text) <= 200 else text[:197] + "..."
-
-

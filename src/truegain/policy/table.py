@@ -25,11 +25,13 @@ class TableConfig(PretrainedConfig):
 
     model_type = "truegain_table"
 
-    def __init__(
+    def __init__(  # noqa: D107
         self, vocab_size: int = 108, order: int = 1, rows: int = 0, feature_size: int = 0, **rest: Any
     ) -> None:
         rest.setdefault("tie_word_embeddings", False)
         rest.setdefault("use_cache", False)
+        for mark in ("pad_token_id", "bos_token_id", "eos_token_id"):
+            rest.setdefault(mark, None)
         self.vocab_size = vocab_size
         self.order = order
         self.rows = rows or min(vocab_size**order, MAX_ROWS)
@@ -48,7 +50,7 @@ class TablePolicy(PreTrainedModel, GenerationMixin):
     main_input_name = "input_ids"
     config: TableConfig
 
-    def __init__(self, config: TableConfig) -> None:
+    def __init__(self, config: TableConfig) -> None:  # noqa: D107
         super().__init__(config)
         inputs = config.feature_size or config.rows
         self.weight = nn.Parameter(torch.zeros(inputs, config.vocab_size))
@@ -85,7 +87,9 @@ class TablePolicy(PreTrainedModel, GenerationMixin):
             return CausalLMOutput(logits=nn.functional.embedding(index, self.weight))
         return CausalLMOutput(logits=nn.functional.embedding(index, self.get_buffer("features")) @ self.weight)
 
-    def prepare_inputs_for_generation(self, input_ids: Tensor, **_: Any) -> dict[str, Tensor]:
+    def prepare_inputs_for_generation(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, input_ids: Tensor, **_: Any
+    ) -> dict[str, Tensor]:
         """Only the last ``order`` tokens matter, and a copy of them is cheaper than a cache."""
         return {"input_ids": input_ids[:, -max(self.config.order, 1) :]}
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from truegain.report.escape import escape
 
 WIDTH, HEIGHT = 460, 270
-_LEFT, _RIGHT, _TOP, _BOTTOM = 50, 12, 12, 42
+_LEFT, _RIGHT, _TOP, _BOTTOM = 50, 20, 12, 42
 Point = tuple[float, float]
 
 

@@ -13,10 +13,11 @@ from truegain.core.types import Request, Sample, Sampling
 from truegain.policy.decoder import supports
 from truegain.rollout import plan as planning
 from truegain.rollout import sampler
-from truegain.rollout.cached import LlamaDecoder, TableDecoder
+from truegain.rollout.cached import LlamaDecoder
 from truegain.rollout.forced import Logp, score_apart, score_trees
 from truegain.rollout.loop import draw_rows
 from truegain.rollout.stops import StopWatch
+from truegain.rollout.table import TableDecoder
 
 TABLE = "truegain_table"
 
@@ -53,7 +54,7 @@ class NativeEngine:
         watch = self._watch(sampling.stop, decoder.vocabulary)
 
         def cost(rows: int, trunks: int, trunk: int, suffix: int) -> int:
-            return decoder.slot_bytes * (rows * (trunk + suffix + sampling.max_tokens) + trunks * trunk)
+            return decoder.cost(rows, trunks, (trunk, suffix), sampling.max_tokens)
 
         result: list[Any] = [None] * len(requests)
         for plan in planning.plans(requests, cost, self.cache_bytes):

@@ -67,31 +67,34 @@ def token_counts(batch: Mapping[str, Tensor]) -> Tensor:
     return (inside * places).amax(dim=1) if inside.shape[1] else inside.sum(dim=1)
 
 
-def cut_micro(sizes: Tensor, limit: int, group: Tensor | None = None) -> list[Tensor]:
+def cut_micro(sizes: Tensor, limit: int, group: Tensor, whole: bool = False) -> list[Tensor]:
     """Cut rows into micro-batches of at most ``limit`` padded tokens, by length so that little is padded.
 
-    ``sizes[B]`` counts tokens, prompt included. With ``group`` they end at group borders. A row (or a group) beyond
-    the limit stands alone.
+    ``sizes[B]`` counts tokens, prompt included. Rows of a group stay together, as they share a prompt; a group beyond
+    the limit is cut up, unless ``whole`` asks for whole groups. A single row beyond the limit stands alone.
 
-    >>> [part.tolist() for part in cut_micro(torch.tensor([4, 9, 5, 2]), limit=10)]
-    [[3, 0], [2], [1]]
+    >>> groups = torch.tensor([0, 0, 1, 1])
+    >>> [part.tolist() for part in cut_micro(torch.tensor([4, 9, 5, 2]), 18, groups)]
+    [[2, 3], [0, 1]]
+    >>> [part.tolist() for part in cut_micro(torch.tensor([4, 9, 5, 2]), 10, groups)]
+    [[0], [2, 3], [1]]
     """
-    rows = torch.arange(sizes.numel())
-    if group is None:
-        units = [rows[i : i + 1] for i in torch.argsort(sizes, stable=True).tolist()]
-    else:
-        units = [rows[group == g] for g in torch.unique(group).tolist()]
-        units.sort(key=lambda unit: int(sizes[unit].max()))
+    units: list[Tensor] = []
+    for g in torch.unique(group).tolist():
+        unit = (group == g).nonzero().flatten()
+        fits = whole or len(unit) * int(sizes[unit].max()) <= limit
+        units += [unit] if fits else list(unit[torch.argsort(sizes[unit], stable=True)].split(1))
+    units.sort(key=lambda unit: int(sizes[unit].max()))
     parts: list[list[Tensor]] = []
-    count = longest = 0
+    count = 0
     for unit in units:
-        longest_with = max(longest, int(sizes[unit].max()))
-        if parts and (count + len(unit)) * longest_with <= limit:
+        longest = int(sizes[unit].max())
+        if parts and (count + len(unit)) * longest <= limit:
             parts[-1].append(unit)
-            count, longest = count + len(unit), longest_with
+            count += len(unit)
         else:
             parts.append([unit])
-            count, longest = len(unit), int(sizes[unit].max())
+            count = len(unit)
     return [torch.cat(part) for part in parts]
 
 
@@ -102,7 +105,7 @@ def logp_pass(policy: Policy, prompts: Prompts, batch: Batch, loop: Loop, temper
     lengths = token_counts(batch)
     sizes = lengths + torch.tensor([len(p) for p in prompts])
     with torch.no_grad():
-        for index in cut_micro(sizes, loop.micro_tokens):
+        for index in cut_micro(sizes, loop.micro_tokens, batch["group"]):
             width = int(lengths[index].max())
             chosen = [prompts[i] for i in index.tolist()]
             tokens = batch["tokens"][index, :width]
@@ -132,7 +135,7 @@ def update(
     spread_over_group = any("group" in spec_of(m).inputs for term in form.terms for m in members(term.surrogate))
     loss, logs, bad = 0.0, Logs(), list[int]()
     optimiser.zero_grad(set_to_none=True)
-    for part in cut_micro(sizes[passed], loop.micro_tokens, batch["group"][passed] if spread_over_group else None):
+    for part in cut_micro(sizes[passed], loop.micro_tokens, batch["group"][passed], whole=spread_over_group):
         index = passed[part]
         width = int(lengths[index].max())
         logp, entropy = token_logp(

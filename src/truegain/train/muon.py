@@ -19,7 +19,7 @@ COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 class Muon(torch.optim.Optimizer):
     """Muon on ``matrices``, Adam on ``rest``, at one learning rate; matrices decay by ``weight_decay`` x rate."""
 
-    def __init__(
+    def __init__(  # noqa: D107
         self,
         matrices: Iterable[nn.Parameter],
         rest: Iterable[nn.Parameter],

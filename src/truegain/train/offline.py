@@ -8,7 +8,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,6 +22,7 @@ from truegain.policy.logprobs import token_logp
 from truegain.policy.policy import Policy
 from truegain.train.muon import Muon
 
+SETTINGS = ("lr", "betas", "weight_decay", "momentum")
 Schedule = Literal["constant", "cosine", "wsd"]
 
 
@@ -166,6 +167,8 @@ def save_fit(folder: str | Path, policy: Policy, fit: Fit) -> None:
     }
     save_file(tensors, beside / "optimizer.safetensors")
     place = {name: getattr(fit, name) for name in ("step", "index", "seconds", "tokens", "facts")}
+    place["groups"] = [{name: group[name] for name in SETTINGS if name in group} for group in state["param_groups"]]
+    place["optimizer"] = "muon" if isinstance(fit.optimizer, Muon) else "adamw"
     (beside / "fit_state.json").write_text(json.dumps(place))
     old = folder.with_name(f".{folder.name}.old")
     shutil.rmtree(old, ignore_errors=True)
@@ -175,25 +178,25 @@ def save_fit(folder: str | Path, policy: Policy, fit: Fit) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def load_fit(folder: str | Path, **settings: Any) -> tuple[Policy, Fit]:
-    """Read what `save_fit` wrote; ``settings`` as for `begin`. Raises DataError if it is not readable."""
+def load_fit(folder: str | Path) -> tuple[Policy, Fit]:
+    """Read what `save_fit` wrote. Raises DataError if it is not readable."""
     folder = Path(folder)
     policy = Policy.load(folder)
-    fit = begin(policy, **settings)
     try:
         tensors = load_file(folder / "optimizer.safetensors")
         place = json.loads((folder / "fit_state.json").read_text())
+        fit = begin(policy, optimizer=place.pop("optimizer"))
         values: dict[int, dict[str, Tensor]] = {}
         for name, value in tensors.items():
             number, _, kind = name.partition(".")
             values.setdefault(int(number), {})[kind] = value
         groups = fit.optimizer.state_dict()["param_groups"]
+        for group, settings in zip(groups, place.pop("groups"), strict=True):
+            group.update(settings, betas=tuple(settings["betas"]))
         fit.optimizer.load_state_dict({"state": values, "param_groups": groups})
-        for name, value in place.items():
-            setattr(fit, name, value)
-    except (OSError, SafetensorError, ValueError, AttributeError) as error:
+    except (OSError, SafetensorError, ValueError, KeyError, AttributeError, SettingError) as error:
         raise DataError(f"{folder} is not a checkpoint of a fit ({error}): resume from another one") from error
-    return policy, fit
+    return policy, replace(fit, **place)
 
 
 def _draw(examples: Callable[[int], Example], index: int, batch_tokens: int) -> tuple[list[Example], int]:
