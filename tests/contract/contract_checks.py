@@ -36,6 +36,11 @@ def value_of(member: Member, batch: Batch) -> Tensor:
     return call(member, batch, facts(batch["mask"].shape[1]))[0]
 
 
+def named_by(member: Member, batch: Batch) -> Batch:
+    """The columns that a member names, and those that every check reads: quicker to change than all."""
+    return Batch(**{name: batch[name] for name in {*spec_of(member).inputs, "mask", "group"}})
+
+
 def _floats(batch: Batch, member: Member) -> list[str]:
     return [name for name in spec_of(member).inputs if COLUMNS[name].kind == "float"]
 

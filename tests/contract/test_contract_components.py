@@ -35,7 +35,7 @@ TENSOR = {name: m for s in OURS if s.kind in checks.TENSOR_KINDS for name, m in 
 
 every_component = pytest.mark.parametrize("spec", OURS, ids=lambda s: s.full_name)
 every_tensor_component = pytest.mark.parametrize("member", TENSOR.values(), ids=TENSOR.keys())
-SEEDS = st.integers(0, 10_000)
+SEEDS = st.integers(0, 50)
 
 
 def test_the_registry_is_not_empty() -> None:
@@ -98,14 +98,14 @@ def test_the_contract_holds(check: Callable[[Any, int], None], member: Member) -
 @settings(max_examples=8)
 @given(seed=SEEDS, rows=st.integers(1, 8), tokens=st.integers(1, 9), extra=st.integers(1, 5))
 def test_padding_is_inert(member: Member, seed: int, rows: int, tokens: int, extra: int) -> None:
-    checks.check_padding_is_inert(member, random_batch(seed, rows, tokens), extra)
+    checks.check_padding_is_inert(member, checks.named_by(member, random_batch(seed, rows, tokens)), extra)
 
 
 @every_tensor_component
 @settings(max_examples=8)
 @given(seed=SEEDS, rows=st.integers(1, 8), tokens=st.integers(1, 9))
 def test_row_order_and_group_numbers_are_inert(member: Member, seed: int, rows: int, tokens: int) -> None:
-    batch = random_batch(seed, rows, tokens)
+    batch = checks.named_by(member, random_batch(seed, rows, tokens))
     checks.check_row_order_is_inert(member, batch, seed)
     checks.check_group_numbers_are_inert(member, batch)
 

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
-from functools import partial
 
 from truegain.claims.arms import trained_accuracy
 from truegain.claims.claim import Claim
-from truegain.core.settings import loop_with
-from truegain.methods.reward import random_reward
+from truegain.core.settings import loop_with, with_setting
+from truegain.recipes.controls import blind
 from truegain.recipes.grpo import grpo
 
 
 def _one_seed(seed: int) -> Mapping[str, float]:
     form = loop_with(grpo(), steps=150, prompts=16, samples=8, lr=0.1, eval_every=0, save_every=0)
-    blind = replace(form, reward=(partial(random_reward, rate=0.1, seed=seed),))
-    arms = {"grpo": form, "random reward": blind}
+    arms = {"grpo": form, "random reward": with_setting(blind(form, rate=0.1), "reward.random_reward.seed", seed)}
     return {name: trained_accuracy(arm, model="table", task="bandit,level=10", seed=seed) for name, arm in arms.items()}
 
 

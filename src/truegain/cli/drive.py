@@ -55,7 +55,8 @@ def _events(plan: Plan, stop: StopSignal) -> Iterator[dict[str, Any]]:
 
 
 def _stopped(plan: Plan, code: int) -> int:
-    say(f"stopped; what was trained is kept in {plan.out}. To go on: {plan.command}")
+    say(f"stopped; what was trained is kept in {plan.out}. To go on:")
+    say(f"  {plan.command}")
     return code
 
 
@@ -101,11 +102,31 @@ def _progress(view: View, live: bool, quiet: bool) -> Iterator[Take]:
     if live:
         from rich.live import Live
 
-        with Live(view, console=console(), refresh_per_second=4, transient=True):
+        with _no_control_echo(), Live(view, console=console(), refresh_per_second=4, transient=True):
             yield view.take
     else:
         lines = Lines(view)
         yield (lambda event: None) if quiet else lines.take
+
+
+@contextlib.contextmanager
+def _no_control_echo() -> Iterator[None]:
+    """Keep the terminal from echoing ``^C``, which would push the panel up by a line and leave its head behind."""
+    import termios
+
+    try:
+        descriptor = sys.stdin.fileno()
+        before = termios.tcgetattr(descriptor)
+    except (OSError, ValueError, termios.error):
+        yield
+        return
+    quiet = [*before]
+    quiet[3] = before[3] & ~termios.ECHOCTL
+    termios.tcsetattr(descriptor, termios.TCSADRAIN, quiet)
+    try:
+        yield
+    finally:
+        termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
 
 
 class Lines:

@@ -28,7 +28,8 @@ def console(*, stderr: bool = False) -> Console:
 
 def say(text: str) -> None:
     """One line for the user on stderr, whatever stdout is used for."""
-    print(printable(text), file=sys.stderr, flush=True)
+    indent = text[: len(text) - len(text.lstrip(" "))]
+    print(indent + printable(text), file=sys.stderr, flush=True)
 
 
 def quiet_libraries() -> None:

@@ -158,8 +158,11 @@ def make_plan(options: Mapping[str, Any], argv: Sequence[str]) -> Any:
         raise SettingError(f"--max-seconds must be above 0, not {options['max-seconds']:g}")
     check_reporters(options["report-to"])
     form = _form(options)
+    from truegain.recipes import controls
     from truegain.train.run import SIZES, Plan
 
+    if options["reward"]:
+        form = controls.on_user_score(form)
     given = {size: options[name] for name, size in _SIZES.items() if options[name] is not None}
     return Plan(
         form=form,
@@ -168,7 +171,7 @@ def make_plan(options: Mapping[str, Any], argv: Sequence[str]) -> Any:
         task=options["task"],
         out=Path(options["out"]),
         seeds=tuple(range(options["seed"], options["seed"] + options["seeds"])),
-        controls=options["controls"],
+        blind=controls.blind(form) if options["controls"] else None,
         rewards=tuple(options["reward"]),
         max_seconds=options["max-seconds"],
         sizes={**SIZES, **given},

@@ -1,0 +1,1 @@
+"""What the papers add: plain functions on tensors, by room."""

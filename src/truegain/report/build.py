@@ -51,7 +51,7 @@ def build_data(runs: Sequence[Run], *, name: str) -> dict[str, Any]:
         data["verdict"] = decide(data["gain"], data["gain_t1"])
         data["sentence"] = sentence(data["verdict"], data, len(runs))
     else:
-        data["sentence"] = f"No verdict: {data['reason']}."
+        data["sentence"] = f"{data['reason'][0].upper()}{data['reason'][1:]}."
     data["pass_at_k"] = pass_curves(tables, arms)
     data["length_matched"] = length_figure(tables)
     data["calibration"] = calibration_figure(tables)

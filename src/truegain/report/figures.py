@@ -11,7 +11,7 @@ import numpy as np
 from truegain.core.errors import DataError
 from truegain.methods import evaluation as ev
 from truegain.report.load import Record
-from truegain.report.tables import BASE, TRAINED, Group, Table, flat, gold, interval, problem_ids, stack
+from truegain.report.tables import BASE, TRAINED, Group, Table, gold, interval, problem_ids, stack
 
 _MAX_K = 64
 
@@ -68,7 +68,7 @@ def _pass(group: Group, k: int, n: int) -> dict[str, float]:
 
 def length_figure(tables: Sequence[Table]) -> dict[str, Any] | None:
     """Base and trained, each at its best temperature, compared within common lengths; runs pooled."""
-    arms = [[r for t in tables for r in flat(t.test(arm, None)) if r.gold is not None] for arm in (BASE, TRAINED)]
+    arms = [_equal_runs([t.test(arm, None) for t in tables]) for arm in (BASE, TRAINED)]
     if not all(arms):
         return None
     ids = problem_ids([*arms[0], *arms[1]])
@@ -87,6 +87,12 @@ def length_figure(tables: Sequence[Table]) -> dict[str, Any] | None:
         "mean_tokens": {"base": float(lengths[0].mean()), "trained": float(lengths[1].mean())},
         "strata": [asdict(s) for s in matched.strata],
     }
+
+
+def _equal_runs(groups: Sequence[Group]) -> list[Record]:
+    """Judged samples of all runs, equally many per problem from each, though one run may have been tested greedily."""
+    most = min((max(map(len, group.values())) for group in groups if group), default=0)
+    return [r for group in groups for samples in group.values() for r in samples[:most] if r.gold is not None]
 
 
 def _interval(e: ev.Estimate) -> dict[str, float]:

@@ -23,7 +23,7 @@ from truegain.report.charts import (
     span_axis,
 )
 from truegain.report.escape import escape
-from truegain.report.verdict import points, span
+from truegain.report.verdict import points
 
 Data = Mapping[str, Any]
 _TONES = {"base": "base", "trained": "trained", "control:more-sft": "sft", "control:random-reward": "random"}
@@ -44,6 +44,12 @@ def figure(title: str, text: str, legend: Sequence[tuple[str, str]], chart: str,
 
 def difference_chart(data: Data) -> str:
     """All differences on one scale: the verdict's two, and those that qualify it."""
+    rows = difference_rows(data)
+    return forest(rows, unit=lambda v: points(v).removesuffix(".0") if v else "0") if rows else ""
+
+
+def difference_rows(data: Data) -> list[Row]:
+    """The rows of the chart of differences, those without an interval left out."""
     rows = [
         _row(data["gain"], "Each at its best temperature", "the verdict looks here", strong=True),
         _row(data["gain_t1"], "Both at temperature 1", "as they were trained"),
@@ -52,31 +58,12 @@ def difference_chart(data: Data) -> str:
     if curves and curves["n"] > 1:
         rows.append(_row(curves["difference"], f"Any of {curves['n']} tries right", "temperature 1"))
     if data["length_matched"]:
-        rows.append(_row(data["length_matched"]["difference"], "At equal length", "best temperatures"))
+        note = "best temperatures" + (", over problems only" if len(data["run"]["seeds"]) > 1 else "")
+        rows.append(_row(data["length_matched"]["difference"], "At equal length", note))
     for arm, row in data["arms"].items():
         if arm.startswith("control:"):
             rows.append(_row(row["trained_minus"], f"Over “{row['label']}”", "control, best temperatures"))
-    found = [row for row in rows if row is not None]
-    return forest(found, unit=lambda v: points(v).removesuffix(".0") if v else "0") if found else ""
-
-
-def _row(interval: Data | None, name: str, note: str, *, strong: bool = False) -> Row | None:
-    if not interval or any(interval.get(k) is None for k in ("mean", "low", "high")):
-        return None
-    wide = None
-    if interval.get("low99") is not None:
-        wide = (interval["low99"], interval["high99"])
-    return Row(
-        name,
-        note,
-        interval["mean"],
-        interval["low"],
-        interval["high"],
-        points(interval["mean"]),
-        span(interval),
-        wide,
-        strong,
-    )
+    return [row for row in rows if row is not None]
 
 
 def pass_chart(data: Data) -> str:

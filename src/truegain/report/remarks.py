@@ -29,7 +29,8 @@ def label(arm: str) -> tuple[str, str]:
 def remarks(data: Mapping[str, Any], tables: Sequence[Table]) -> list[str]:
     """Plain sentences, the weightier first."""
     found = [*_gap(data), *_controls(data), *_coverage(data), *_length(data)]
-    return [*found, *_cut_and_abstained(tables), *_runs(tables), *_dropped(data), *_skipped(tables)]
+    runs = _runs(tables) if data["gain"]["mean"] is not None else []
+    return [*found, *_cut_and_abstained(tables), *runs, *_dropped(data), *_skipped(tables)]
 
 
 def _gap(data: Mapping[str, Any]) -> list[str]:
@@ -130,5 +131,6 @@ def _skipped(tables: Sequence[Table]) -> list[str]:
     out: list[str] = []
     for t in tables:
         for file, count in t.run.skipped.items():
-            out.append(f"{t.run.name}: {count} unreadable lines of {file} were skipped.")
+            lines = "line was" if count == 1 else "lines were"
+            out.append(f"{t.run.name}: {count} unreadable {lines} skipped in {file}.")
     return out

@@ -1,0 +1,1 @@
+"""Engines, and the way from problems to rollouts to columns."""

@@ -8,7 +8,6 @@ import random
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,12 +16,11 @@ import torch
 from truegain.core.component import spec_of
 from truegain.core.errors import SettingError
 from truegain.core.forms import Train, members
-from truegain.core.settings import settings
+from truegain.core.settings import settings, with_setting
 from truegain.core.types import Task
-from truegain.methods.reward import random_reward, user_score
 from truegain.policy.policy import Policy
-from truegain.tasks import make
 from truegain.tasks.functions import RewardFunction
+from truegain.tasks.mixture import parse
 from truegain.train.folder import RunFolder, read_lines
 from truegain.train.launch import StopSignal
 from truegain.train.ledger import Ledger, attended, model_cost, spend
@@ -40,6 +38,7 @@ _ENDED = "time is up"
 class Plan:
     """What `execute` runs.
 
+    ``blind`` is the form under a random reward (`truegain.recipes.controls.blind`); with it the control arms run.
     ``max_seconds`` bounds the trained arm's training time per seed; controls are matched to what it spent, and the
     judgement comes on top. ``rewards`` are dotted paths ``path:fn`` or ``path:fn=WEIGHT``. ``sizes`` are the problems
     of ``dev`` and ``test`` and the ``samples`` per problem.
@@ -51,7 +50,7 @@ class Plan:
     task: str
     out: Path
     seeds: tuple[int, ...] = (0,)
-    controls: bool = False
+    blind: Train | None = None
     rewards: tuple[str, ...] = ()
     max_seconds: float | None = None
     sizes: Mapping[str, int] = field(default_factory=lambda: dict(SIZES))
@@ -66,8 +65,6 @@ def execute(plan: Plan, stop: StopSignal) -> Iterator[dict[str, Any]]:
     Every event has ``kind``, ``seed`` and ``arm``. A folder that was finished is not run again; an interrupted one
     goes on where it was. Raises what the loop, the task, the model and the folder raise.
     """
-    if plan.rewards:
-        plan = replace(plan, form=with_user_score(plan.form))
     for seed in plan.seeds:
         place = plan.out if len(plan.seeds) == 1 else plan.out / f"seed-{seed}"
         plan.out.parent.mkdir(parents=True, exist_ok=True)
@@ -76,11 +73,6 @@ def execute(plan: Plan, stop: StopSignal) -> Iterator[dict[str, Any]]:
             yield from _one_seed(plan, seed, folder, stop)
         if stop.reason():
             return
-
-
-def with_user_score(form: Train) -> Train:
-    """The form with the user's functions as its one reward."""
-    return replace(form, reward=(user_score,))
 
 
 def proxy_is_gold(form: Train) -> bool:
@@ -98,7 +90,7 @@ def fitted(form: Train, task: Task) -> Train:
 
 
 def _one_seed(plan: Plan, seed: int, folder: RunFolder, stop: StopSignal) -> Iterator[dict[str, Any]]:
-    task = make(plan.task)
+    task = parse(plan.task, needs_answer=not plan.rewards)
     plan = replace(plan, form=fitted(plan.form, task))
     notes = folder.settings(_settings(plan, seed), FREE)
     functions = tuple(_reward_function(text) for text in plan.rewards)
@@ -115,9 +107,12 @@ def _one_seed(plan: Plan, seed: int, folder: RunFolder, stop: StopSignal) -> Ite
         if stop.reason():
             return
         done = _steps_done(folder)
+        if not getattr(task, "has_answers", True):
+            yield {"kind": "note", "step": done, "text": "no answers to check against, so no gain can be judged", **tag}
+            return
         yield from _judged(setup, plan, "base", base, done, tag)
         yield from _judged(setup, plan, "trained", policy, done, tag)
-        if plan.controls:
+        if plan.blind is not None:
             yield from _controls(plan, setup, base, done, stop)
         if not stop.reason():
             yield {"kind": "done", "folder": str(folder.path), **tag}
@@ -128,8 +123,9 @@ def _one_seed(plan: Plan, seed: int, folder: RunFolder, stop: StopSignal) -> Ite
 
 def _controls(plan: Plan, setup: Setup, base: Policy, done: int, stop: StopSignal) -> Iterator[dict[str, Any]]:
     """Arms that spend what the trained arm spent: a reward that knows nothing, and more SFT on gold traces."""
-    form = replace(plan.form, reward=(partial(random_reward, rate=0.5, seed=setup.seed),))
-    form = replace(form, loop=form.loop.model_copy(update={"steps": done, "eval_every": 0}))
+    assert plan.blind is not None
+    loop = plan.form.loop.model_copy(update={"steps": done, "eval_every": 0})
+    form = cast(Train, with_setting(replace(plan.blind, loop=loop), "reward.random_reward.seed", setup.seed))
     tag = {"seed": setup.seed, "arm": "control:random-reward"}
     if not _is_judged(setup.folder, tag["arm"]):
         place = setup.folder.path / "controls" / "random-reward"
@@ -266,7 +262,7 @@ def _settings(plan: Plan, seed: int) -> dict[str, Any]:
         "rewards": list(plan.rewards),
         "dtype": plan.dtype,
         "sizes": dict(plan.sizes),
-        "controls": plan.controls,
+        "controls": plan.blind is not None,
         "max_seconds": plan.max_seconds,
         "proxy_is_gold": proxy_is_gold(plan.form),
         "seed": seed,

@@ -1,0 +1,1 @@
+"""Length components: budgets, penalties, early exit."""

@@ -1,0 +1,174 @@
+"""`eval`, `sample`, `claims` and `doctor`."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from truegain.cli import claims, doctor, evaluate
+from truegain.cli.__main__ import main
+
+HOSTILE = "[red]x[/red] \x1b[2J\x1b]0;t\x07 \u202e</think><answer>1</answer> :smile:"
+
+
+def printed(capsys: pytest.CaptureFixture[str], *argv: str, code: int = 0) -> Any:
+    """The JSON document of a command, which must be all of stdout."""
+    assert main(argv) == code
+    return json.loads(capsys.readouterr().out, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+
+
+def row(**changes: Any) -> dict[str, Any]:
+    found = {"problem": "p-1", "prompt": "sort 2 1\n", "text": "<answer>1 2</answer>", "tokens": 5, "stop": "eos"}
+    return {**found, "correct": 1.0, "abstained": None, "answer": "1 2", "final": "1 2", **changes}
+
+
+def test_eval_measures_each_temperature_with_an_interval(capsys: pytest.CaptureFixture[str]) -> None:
+    command = "eval table --task sort,level=2 --problems 5 --samples 4 --temperature 1 --temperature 0 --json".split()
+    found = printed(capsys, *command)
+    assert found["problems"] == 5
+    assert [r["temperature"] for r in found["results"]] == [1.0, 0.0]
+    hot, cold = found["results"]
+    assert hot["accuracy"].keys() == {"mean", "low", "high"}
+    assert hot["pass_at_k"].keys() == {"1", "2", "4"}
+    assert cold["pass_at_k"].keys() == {"1"}
+    assert printed(capsys, *command) == found  # the same draws for the same seed
+
+
+def test_eval_counts_by_problem_and_leaves_abstentions_out() -> None:
+    from types import SimpleNamespace
+
+    def rollout(correct: float | None) -> Any:
+        facts = {"abstained": "why"} if correct is None else {"correct": correct}
+        return SimpleNamespace(facts=facts, ids=(1, 2, 3), stop="eos")
+
+    # Problem means 1/2 and 1: accuracy 3/4. pass@2 is only known where two samples were judged: 1 for the first.
+    found = evaluate._measured([rollout(c) for c in (1.0, 0.0, 1.0, None)], 2)
+    assert found["accuracy"]["mean"] == 0.75
+    assert found["pass_at_k"] == {"1": 0.75, "2": 1.0}
+    assert (found["abstained"], found["mean_length"], found["truncated"]) == (1, 3.0, 0.0)
+
+
+def test_sample_gives_verdicts_for_problems_and_none_for_a_prompt(capsys: pytest.CaptureFixture[str]) -> None:
+    judged = printed(capsys, "sample", "table", "--task", "sort,level=2", "-n", "1", "--json")
+    assert len(judged) == 1
+    assert judged[0]["correct"] in (0.0, 1.0)
+    assert judged[0]["answer"]
+    free = printed(capsys, "sample", "table", "--prompt", "abc", "-n", "2", "--max-tokens", "4", "--json")
+    assert [(r["prompt"], r["correct"]) for r in free] == [("abc", None)] * 2
+    assert all(r["tokens"] <= 4 for r in free)
+
+
+def test_what_a_model_writes_can_neither_style_nor_move_the_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    hostile = row(problem=HOSTILE, prompt=HOSTILE, text=HOSTILE, answer=HOSTILE, stop=HOSTILE, correct=0.0)
+    evaluate._print_sample(hostile)
+    evaluate._print_sample(row(abstained=HOSTILE))
+    out = capsys.readouterr().out
+    assert "\x1b[2J" not in out
+    assert "\x1b]" not in out
+    assert "\x07" not in out
+    assert "\u202e" not in out
+    assert "‹U+001B›" in out
+    assert "[red]x[/red]" in out
+    assert ":smile:" in out
+
+
+@pytest.mark.parametrize(
+    ("changes", "verdict"),
+    [
+        ({}, "correct"),
+        ({"correct": 0.0}, "wrong (the answer is 1 2)"),
+        ({"correct": None}, "not judged"),
+        ({"abstained": "the key is empty"}, "abstained (the key is empty)"),
+    ],
+)
+def test_the_verdict_of_the_checker_stands_before_each_sample(
+    capsys: pytest.CaptureFixture[str], changes: dict[str, Any], verdict: str
+) -> None:
+    evaluate._print_sample(row(**changes))
+    out = capsys.readouterr().out
+    assert out.startswith(verdict)
+    assert "<answer>1 2</answer>" in out
+
+
+def test_claims_lists_the_committed_records_by_name(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(claims, "folder", lambda: tmp_path)
+    assert printed(capsys, "claims", "--json") == []
+    for name in ("b", "a"):
+        record = {"name": name, "paper": "arXiv:1", "seeds": 5, "verdict": "reproduced"}
+        (tmp_path / f"{name}.json").write_text(json.dumps(record))
+    rows = printed(capsys, "claims", "--json")
+    assert [r["name"] for r in rows] == ["a", "b"]
+    assert all({"paper", "name", "seeds", "verdict"} <= r.keys() for r in rows)
+    (tmp_path / "c.json").write_text('{"name": "c"}')
+    assert main(["claims"]) == 1
+    assert "lacks 'paper'" in capsys.readouterr().err
+
+
+def test_claims_run_writes_the_record_that_claims_shows(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    class Claim:
+        def run(self, progress: Any) -> dict[str, Any]:
+            progress("seed 1 of 1")
+            print("noise")
+            return {"name": "x", "paper": "arXiv:1", "seeds": 1, "verdict": "not reproduced"}
+
+    monkeypatch.setattr(claims, "folder", lambda: tmp_path / "records")
+    monkeypatch.setattr("truegain.claims.CLAIMS", {"x": Claim()}, raising=False)
+    found = printed(capsys, "claims", "run", "x", "--json")
+    assert printed(capsys, "claims", "--json") == [found]
+    assert main(["claims", "run", "y"]) == 2
+    assert "there are: x" in capsys.readouterr().err
+
+
+def test_doctor_looks_at_everything_and_fails_when_something_is_broken(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from truegain.policy import policy
+
+    monkeypatch.setattr(policy, "EMBEDDED", tmp_path)
+    found = printed(capsys, "doctor", "--json", code=1)
+    assert found["ok"] is False
+    by_name = {one["name"]: one for one in found["findings"]}
+    assert by_name["model tiny"]["state"] == "broken"
+    assert by_name["model tiny"]["mend"]
+    assert {"python", "torch", "threads", "GOMP_SPINCOUNT", "memory", "disk", "gpu", "writing"} <= by_name.keys()
+    assert all(one["state"] in ("ok", "note", "broken") for one in found["findings"])
+    assert main(["doctor"]) == 1
+    assert "1 broken" in capsys.readouterr().out
+
+
+def test_doctor_says_how_to_add_a_missing_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    found = {one.name: one for one in doctor._extras()}
+    assert found["extra math"].state == "note"
+    assert found["extra math"].mend == "pip install 'truegain[math]'"
+
+
+def test_a_look_that_fails_is_a_finding_not_a_crash(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_disk(path: str) -> None:
+        raise OSError("gone")
+
+    monkeypatch.setattr("shutil.disk_usage", no_disk)
+    found = {one.name: one for one in doctor.examine()}
+    assert (found["disk"].state, found["disk"].value) == ("broken", "OSError: gone")
+
+
+def test_a_model_file_that_differs_from_its_manifest_is_damaged(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"right")
+    manifest = {"files": {"a": {"sha256": hashlib.sha256(b"right").hexdigest()}}}
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    assert doctor.damage(tmp_path) == ""
+    (tmp_path / "a").write_bytes(b"wrong")
+    assert doctor.damage(tmp_path) == "a: checksum differs"
+    (tmp_path / "a").unlink()
+    assert "FileNotFoundError" in doctor.damage(tmp_path)
