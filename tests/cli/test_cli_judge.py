@@ -27,7 +27,19 @@ def row(**changes: Any) -> dict[str, Any]:
 
 
 def test_eval_measures_each_temperature_with_an_interval(capsys: pytest.CaptureFixture[str]) -> None:
-    command = "eval table --task sort,level=2 --problems 5 --samples 4 --temperature 1 --temperature 0 --json".split()
+    command = [
+        "eval",
+        "table",
+        "--task",
+        "sort,level=2",
+        "--problems",
+        "5",
+        "--temperature",
+        "1",
+        "--temperature",
+        "0",
+        "--json",
+    ]
     found = printed(capsys, *command)
     assert found["problems"] == 5
     assert [r["temperature"] for r in found["results"]] == [1.0, 0.0]
@@ -116,16 +128,23 @@ def test_claims_lists_the_committed_records_by_name(
 def test_claims_run_writes_the_record_that_claims_shows(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    class Claim:
-        def run(self, progress: Any) -> dict[str, Any]:
-            progress("seed 1 of 1")
-            print("noise")
-            return {"name": "x", "paper": "arXiv:1", "seeds": 1, "verdict": "not reproduced"}
+    from truegain import claims as room
 
-    monkeypatch.setattr(claims, "folder", lambda: tmp_path / "records")
-    monkeypatch.setattr("truegain.claims.CLAIMS", {"x": Claim()}, raising=False)
+    def run(claim: str) -> Any:
+        print("noise")
+        yield {"seed": 0, "arms": {}, "effect": 0.25}
+        effect = {"mean": 0.25, "low": 0.2, "high": 0.3}
+        yield {"name": claim, "paper": "arXiv:1", "seeds": 1, "verdict": "not reproduced", "effect": effect}
+
+    write = room.write_record
+    monkeypatch.setattr(room, "run", run)
+    monkeypatch.setattr(room, "write_record", lambda record: write(record, tmp_path))
+    monkeypatch.setattr(room, "CLAIMS", {"x": "x"})
+    monkeypatch.setattr(claims, "folder", lambda: tmp_path)
     found = printed(capsys, "claims", "run", "x", "--json")
     assert printed(capsys, "claims", "--json") == [found]
+    assert main(["claims", "run", "--all"]) == 0
+    assert "x: not reproduced, effect 0.250 (0.200 to 0.300) over 1 seeds" in capsys.readouterr().out
     assert main(["claims", "run", "y"]) == 2
     assert "there are: x" in capsys.readouterr().err
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,10 +16,10 @@ from truegain.cli import reporters
 from truegain.cli.__main__ import main
 from truegain.cli.train import AS_MANY_AS_FIT
 
-SMALL = (
+SMALL = shlex.split(
     "train grpo --task sort,level=2 --model table --steps 2 --dev-problems 4 --test-problems 10 --samples 1"
     " --set prompts=2 --set samples=2 --set eval_problems=2"
-).split()
+)
 
 
 @pytest.fixture
@@ -50,7 +51,7 @@ def test_options_make_the_plan_and_flags_win_over_the_file(planned: list[Any], t
     assert plan.form.loop.lr == 0.25
     assert plan.form.terms[0].surrogate[0].keywords["clip_low"] == 0.3
     assert plan.sizes["samples"] == 3
-    assert not plan.controls
+    assert plan.blind is None
 
 
 def test_a_run_without_a_folder_gets_one_of_its_own_and_its_command_names_it(planned: list[Any]) -> None:
@@ -174,3 +175,18 @@ def test_a_folder_of_a_clients_name_is_not_taken_for_the_client(
     monkeypatch.syspath_prepend(tmp_path)
     assert main([*SMALL, "--report-to", "trackio"]) == 1
     assert "pip install trackio" in capsys.readouterr().err
+
+
+def test_a_dry_run_shows_the_prompt_and_the_cost_and_writes_nothing(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    command = [*SMALL, "--out", str(tmp_path / "run"), "--dry-run"]
+    assert main([*command, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["prompt"].startswith("<bos>sort ")
+    assert found["seconds_per_step"] > 0
+    assert main(command) == 0
+    out = capsys.readouterr().out
+    assert "credit.group_normalise" in out
+    assert found["prompt"].rstrip() in out
+    assert not (tmp_path / "run").exists()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import json as jsonlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -72,25 +73,28 @@ def run(
     if (name is None) == (not every):
         raise SettingError("claims run needs either the name of a claim or --all")
     with json_lines(json):
-        known: dict[str, Any] = getattr(importlib.import_module("truegain.claims"), "CLAIMS", {})
+        room: Any = importlib.import_module("truegain.claims")
+        known: Mapping[str, Any] = room.CLAIMS
         if name is not None and name not in known:
             there = ", ".join(sorted(known)) or "none yet"
             raise SettingError(f"unknown claim {name!r}{nearest(name, set(known))}; there are: {there}")
-        found = [_record(one, known[one]) for one in (sorted(known) if name is None else [name])]
+        found = [_record(room, one) for one in (sorted(known) if name is None else [name])]
     if json:
         print_json(found if name is None else found[0])
     else:
         for row in found:
-            console().print(f"{printable(str(row['name']))}: {printable(str(row['verdict']))}")
+            e = row["effect"]
+            span = f"{e['mean']:.3f} ({e['low']:.3f} to {e['high']:.3f})"
+            console().print(printable(f"{row['name']}: {row['verdict']}, effect {span} over {row['seeds']} seeds"))
 
 
-def _record(name: str, claim: Any) -> dict[str, Any]:
-    """Run a claim and write its record, replacing the earlier one."""
-    from truegain.train.folder import plain, write_atomic
-
-    record = claim.run(lambda text: say(f"{name}: {text}"))
-    place = folder()
-    place.mkdir(exist_ok=True)
-    text = jsonlib.dumps(plain(record, name), indent=1, ensure_ascii=False, allow_nan=False)
-    write_atomic(place / f"{name}.json", text + "\n")
+def _record(room: Any, name: str) -> dict[str, Any]:
+    """Run a claim, telling of each seed, and write its record over the earlier one."""
+    record: dict[str, Any] = {}
+    for row in room.run(room.CLAIMS[name]):
+        if "verdict" in row:
+            record = row
+        else:
+            say(f"{name}: seed {row['seed']}, effect {row['effect']:.3f}")
+    say(f"{name}: written to {room.write_record(record)}")
     return record

@@ -205,7 +205,7 @@ def _look_text(event: Mapping[str, Any]) -> str:
 def dry(plan: Plan, *, json: bool) -> None:
     """Print what a plan would do, with one step measured on a throw-away copy."""
     with json_lines(json):
-        from truegain.train.run import dry_run
+        from truegain.train.dry import dry_run
 
         quiet_libraries()
         set_threads(plan)
@@ -213,39 +213,33 @@ def dry(plan: Plan, *, json: bool) -> None:
     if json:
         print_json(found)
         return
+    from truegain.report.escape import visible
+
     to = console()
-    for name, value in found.items():
-        to.print(printable(name.replace("_", " ")), style="bold")
-        for line in _lines_of(value):
+    for title, lines in _sections(found).items():
+        to.print(title, style="bold")
+        for line in lines:
             to.print(f"  {line}")
+    to.print("first prompt", style="bold")
+    to.print(visible(found["prompt"], limit=4000).rstrip("\n"))
+    to.print(f"{len(found['prompt_tokens'])} tokens: {' '.join(map(str, found['prompt_tokens'][:64]))}", style="dim")
 
 
-def _lines_of(value: Any, depth: int = 0) -> Iterator[str]:
-    """A nested value as indented lines."""
-    pad = "  " * depth
-    if isinstance(value, Mapping):
-        for key, item in value.items():
-            if isinstance(item, Mapping) or (
-                isinstance(item, list | tuple) and any(isinstance(i, Mapping) for i in item)
-            ):
-                yield f"{pad}{printable(str(key))}"
-                yield from _lines_of(item, depth + 1)
-            else:
-                yield f"{pad}{printable(str(key)):18} {_scalar(item)}"
-    elif isinstance(value, list | tuple) and any(isinstance(item, Mapping) for item in value):
-        for item in value:
-            yield from _lines_of(item, depth)
-    else:
-        yield f"{pad}{_scalar(value)}"
+def _sections(found: Mapping[str, Any]) -> dict[str, list[str]]:
+    """What a dry run found, by title, as lines."""
+    from truegain.train.folder import size_text
 
-
-def _scalar(value: Any) -> str:
-    if isinstance(value, list | tuple):
-        return ", ".join(_scalar(item) for item in value)
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    if isinstance(value, str):
-        from truegain.report.escape import visible
-
-        return visible(value, limit=2000).replace("\n", "\\n")
-    return str(value)
+    wide = max(map(len, found["settings"]), default=0)
+    return {
+        "composition": [f"{stage:18} {', '.join(names)}" for stage, names in found["composition"].items() if names],
+        "columns that flow": found["columns"],
+        "settings": [f"{path:{wide}}  {value}" for path, value in found["settings"].items()],
+        "cost": [
+            f"{found['parameters'] / 1e6:.2f} M parameters",
+            f"about {size_text(found['memory_bytes'])} of memory",
+            f"{found['seconds_per_step']:.2f} s per step",
+            "reward and truth are one exact checker"
+            if found["proxy_is_gold"]
+            else "the reward is not the exact checker",
+        ],
+    }

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from truegain.cli.catalog import Json
-from truegain.cli.out import console, json_lines, print_json, quiet_libraries, untrusted
+from truegain.cli.out import console, json_lines, print_json, printable, quiet_libraries, untrusted
 from truegain.core.errors import SettingError, nearest
 
 ROOM = 256
@@ -216,11 +216,8 @@ def _print_sample(row: dict[str, Any]) -> None:
 
     to = console()
     verdict, style = _verdict(row)
-    head = Text.assemble(
-        (verdict, style),
-        ("  " + (row["problem"] or "prompt"), "dim"),
-        (f"  {row['tokens']} tokens, stop: {row['stop']}", "dim"),
-    )
+    where = f"  {row['problem'] or 'prompt'}  {row['tokens']} tokens, stop: {row['stop']}"
+    head = Text.assemble((verdict, style), (printable(where), "dim"))
     to.print(head)
     prompt = (
         row["prompt"]
@@ -236,8 +233,6 @@ def _print_sample(row: dict[str, Any]) -> None:
 
 
 def _verdict(row: dict[str, Any]) -> tuple[str, str]:
-    from truegain.cli.out import printable
-
     if row["abstained"] is not None:
         return f"abstained ({printable(str(row['abstained']))[:200]})", "yellow"
     if row["correct"] is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -51,8 +51,4 @@ def compare(
     if json:
         print_json(data)
         return
-    show: Any = getattr(room, "render_compare", None)
-    if show is None:
-        print_json(data)
-    else:
-        console().print(show(data))
+    console().print(room.render_compare(data))

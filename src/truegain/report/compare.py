@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -42,9 +42,9 @@ def compare(runs: Sequence[Path]) -> dict[str, Any]:
         {
             "name": name,
             "runs": int(accuracy[name][0].shape[0]),
-            "iqm": _estimate(accuracy[name], ev.interquartile_mean, i),
+            "iqm": _estimate(accuracy[name], i),
             "mean": float(np.mean([t.mean() for t in accuracy[name]])),
-            "gain": _estimate(gain[name], ev.interquartile_mean, i),
+            "gain": _estimate(gain[name], i),
         }
         for i, name in enumerate(methods)
     ]
@@ -62,7 +62,8 @@ def _folder(path: Path) -> tuple[str, str, list[Table]]:
         if not t.test(TRAINED, None) or not t.test(BASE, None):
             raise DataError(f"{str(t.run.path)!r} has no finished test of base and trained model; finish the run first")
     settings = tables[0].run.settings
-    return tuple(visible(str(settings.get(key, "unknown")), limit=100) for key in ("recipe", "task")) + (tables,)  # type: ignore[return-value]
+    recipe, task = (visible(str(settings.get(key, "unknown")), limit=100) for key in ("recipe", "task"))
+    return recipe, task, tables
 
 
 def _methods(found: Sequence[tuple[Path, str, str, list[Table]]]) -> dict[str, dict[str, tuple[Scores, Scores]]]:

@@ -23,7 +23,7 @@ from truegain.report.charts import (
     span_axis,
 )
 from truegain.report.escape import escape
-from truegain.report.verdict import points
+from truegain.report.verdict import points, span
 
 Data = Mapping[str, Any]
 _TONES = {"base": "base", "trained": "trained", "control:more-sft": "sft", "control:random-reward": "random"}
@@ -64,6 +64,14 @@ def difference_rows(data: Data) -> list[Row]:
         if arm.startswith("control:"):
             rows.append(_row(row["trained_minus"], f"Over “{row['label']}”", "control, best temperatures"))
     return [row for row in rows if row is not None]
+
+
+def _row(interval: Data | None, name: str, note: str, *, strong: bool = False) -> Row | None:
+    if not interval or any(interval.get(k) is None for k in ("mean", "low", "high")):
+        return None
+    mean, low, high = interval["mean"], interval["low"], interval["high"]
+    wide = None if interval.get("low99") is None else (interval["low99"], interval["high99"])
+    return Row(name, note, mean, low, high, points(mean), span(interval), wide, strong)
 
 
 def pass_chart(data: Data) -> str:

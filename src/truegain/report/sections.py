@@ -7,6 +7,7 @@ from typing import Any
 
 from truegain.report import graphs
 from truegain.report.escape import escape
+from truegain.report.verdict import points, span
 
 Data = Mapping[str, Any]
 _MAX_SETTINGS = 300
@@ -89,8 +90,8 @@ def _rate(interval: Data | None) -> tuple[str, str]:
 def _difference(interval: Data | None) -> tuple[str, str]:
     if not interval or interval["mean"] is None:
         return "–", ""
-    small = "" if interval["low"] is None else escape(graphs.span(interval))
-    return escape(graphs.points(interval["mean"])), small
+    small = "" if interval["low"] is None else escape(span(interval))
+    return escape(points(interval["mean"])), small
 
 
 def reach(data: Data) -> str:
@@ -227,7 +228,7 @@ def _checks(data: Data) -> str:
     boot, p = data["gain"].get("bootstrap"), data["gain"].get("sign_flip_p")
     if not boot or p is None or boot["low"] is None:
         return ""
-    return f" Beside it, a BCa bootstrap over problems gives {escape(graphs.span(boot))}, a sign-flip test p = {p:.2g}."
+    return f" Beside it, a BCa bootstrap over problems gives {escape(span(boot))}, a sign-flip test p = {p:.2g}."
 
 
 def _flatten(value: Any, prefix: str = "") -> list[tuple[str, str]]:

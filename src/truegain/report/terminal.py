@@ -49,8 +49,8 @@ def _bars(rows: Sequence[Row]) -> Table:
     ends = [0.0, *(v for row in rows for v in (row.low, row.high))]
     low, high = min(ends), max(ends)
     table = Table.grid(padding=(0, 2))
-    for justify in ("left", "right", "left", "left"):
-        table.add_column(justify=justify, no_wrap=True)
+    for n in range(4):
+        table.add_column(justify="right" if n == 1 else "left", no_wrap=True)
     for row in rows:
         style = "green" if row.low > 0 else "red" if row.high < 0 else ""
         table.add_row(
@@ -88,8 +88,8 @@ def _truth(data: Mapping[str, Any]) -> list[RenderableType]:
 def render_compare(data: Mapping[str, Any]) -> RenderableType:
     """Methods by interquartile mean, then each pair with its difference and probability of improvement."""
     methods = Table(box=None, padding=(0, 2), header_style="dim")
-    for name, justify in (("method", "left"), ("runs", "right"), ("IQM accuracy", "right"), ("IQM gain", "right")):
-        methods.add_column(name, justify=justify)
+    for name in ("method", "runs", "IQM accuracy", "IQM gain"):
+        methods.add_column(name, justify="left" if name == "method" else "right")
     for m in data["methods"]:
         bounds = f"({percent(m['iqm']['low'])} to {percent(m['iqm']['high'])})"
         methods.add_row(
@@ -99,8 +99,8 @@ def render_compare(data: Mapping[str, Any]) -> RenderableType:
             f"{points(m['gain']['mean'])} ({span(m['gain'])})",
         )
     pairs = Table(box=None, padding=(0, 2), header_style="dim")
-    for name, justify in (("pair", "left"), ("IQM difference", "right"), ("P(improvement)", "right")):
-        pairs.add_column(name, justify=justify)
+    for name in ("pair", "IQM difference", "P(improvement)"):
+        pairs.add_column(name, justify="left" if name == "pair" else "right")
     for p in data["pairs"]:
         chance = p["probability_of_improvement"]
         pairs.add_row(

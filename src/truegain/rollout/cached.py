@@ -15,7 +15,7 @@ from torch import Tensor
 
 from truegain.policy.decoder import head, layers_of, rotary, run, shape_of
 from truegain.rollout.plan import Plan, padded
-from truegain.rollout.shared import KeysValues, Shared, share
+from truegain.rollout.shared import KeysValues, Shared, mixture, share
 
 # With fewer rows per trunk, trunks are copied to their rows: one product over more memory is then cheaper than two
 SHARED_FROM = 2
@@ -92,10 +92,10 @@ class LlamaDecoder:
             keys, values, q = keys[:, : slot + 1], values[:, : slot + 1], q.reshape(rows, each, size)
             scores = torch.baddbmm(bias, q, keys.transpose(1, 2), beta=beta, alpha=self.scale)
             if shared is None:
-                return torch.bmm(scores.softmax(-1), values).view(count, -1)
+                return mixture(scores.softmax(-1), values).view(count, -1)
             p = torch.cat((scores, shared.scores(index, q, self.scale)), -1).softmax(-1)
             mixed = shared.mixed(index, p[..., slot + 1 :])
-            return torch.baddbmm(mixed, p[..., : slot + 1], values).view(count, -1)
+            return mixed.add_(mixture(p[..., : slot + 1], values)).view(count, -1)
 
         rope = (state.rope[0][state.place], state.rope[1][state.place])
         hidden = run(self.model, self.layers, self.shape, F.embedding(tokens, self.embedding), rope, attend)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -57,8 +58,8 @@ def collect(
     sampling = replace(sampling, stop=tuple(dict.fromkeys((*sampling.stop, *getattr(task, "stop", ())))))
     world = task.environment()
     rows = [
-        _Row(problem, sample, prompt, draw_key(seed, stage, step, problem.id, copy, sample))
-        for problem in problems
+        _Row(problem, sample, prompt, draw_key(seed, stage, step, problem.id, copy + again, sample))
+        for problem, again in zip(problems, _earlier(problems), strict=True)
         for prompt in [policy.encode_prompt(problem.prompt)]
         for sample in range(samples)
     ]
@@ -75,6 +76,16 @@ def collect(
                 if row.stop in ("stop", "eos"):
                     _respond(row, task, policy, sampling.max_tokens)
     return [_finish(row, policy, role, version) for row in rows]
+
+
+def _earlier(problems: Sequence[Problem]) -> list[int]:
+    """How often each problem stood in the list before: a problem asked twice is to be drawn anew, not repeated."""
+    seen: Counter[str] = Counter()
+    out: list[int] = []
+    for problem in problems:
+        out.append(seen[problem.id])
+        seen[problem.id] += 1
+    return out
 
 
 def _enter(row: _Row, world: Any, policy: Any) -> None:

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 
 KeysValues = tuple[Tensor, Tensor]
+# For batched products of fewer multiplications than this, torch leaves the CPU library for a slow loop of its own
+TINY = 400
 
 
 @dataclass
@@ -41,7 +43,7 @@ class Shared:
     def mixed(self, index: int, p: Tensor) -> Tensor:
         """Values [B * K, r, D] of each row's trunk, mixed with the probabilities p [B * K, r, P], in a block."""
         values = self.blocks[index][1]
-        return self._by_row(torch.bmm(self._by_trunk(p, values.shape[1]), values.flatten(0, 1)), values.shape[1])
+        return self._by_row(mixture(self._by_trunk(p, values.shape[1]), values.flatten(0, 1)), values.shape[1])
 
     def _by_trunk(self, x: Tensor, heads: int) -> Tensor:
         """[B * K, r, n] to [N * K, width * r, n]."""
@@ -78,3 +80,10 @@ def share(blocks: list[KeysValues], of: Tensor, bias: Tensor | None) -> Shared:
     cell = of * width + rows - (count.cumsum(0) - count)[of]
     row = torch.zeros(trunks * width, dtype=torch.long, device=of.device).index_put((cell,), rows)
     return Shared(blocks, of, bias, width, row, cell)
+
+
+def mixture(p: Tensor, values: Tensor) -> Tensor:
+    """Probabilities [X, r, t] times values [X, t, D]: [X, r, D]."""
+    if p.is_cpu and p.shape[1] * p.shape[2] * values.shape[2] < TINY:
+        return (p[..., None] * values[:, None]).sum(2)
+    return torch.bmm(p, values)

@@ -61,7 +61,7 @@ def train(setup: Setup, stop: Callable[[], str | None]) -> Iterator[dict[str, An
     engine = engine_for(policy)
     cost = model_cost(policy.model)
     step, saved = first, first if notes else -1
-    if saved < 0:
+    if saved < 0 and loop.eval_every:
         yield _logged(folder, look(setup, engine, base, step=0))
     while step < loop.steps and stop() is None:
         for group in optimiser.param_groups:

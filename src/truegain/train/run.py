@@ -93,7 +93,7 @@ def _one_seed(plan: Plan, seed: int, folder: RunFolder, stop: StopSignal) -> Ite
     task = parse(plan.task, needs_answer=not plan.rewards)
     plan = replace(plan, form=fitted(plan.form, task))
     notes = folder.settings(_settings(plan, seed), FREE)
-    functions = tuple(_reward_function(text) for text in plan.rewards)
+    functions = tuple(reward_function(text) for text in plan.rewards)
     policy = Policy.load(plan.model, dtype=plan.dtype)
     base = policy.reference()
     setup = Setup(plan.form, policy, task, folder, seed, functions)
@@ -230,7 +230,8 @@ def _limit(folder: RunFolder, max_seconds: float | None, stop: StopSignal) -> Ca
     return lambda: stop.reason() or (_ENDED if time.monotonic() >= ends else None)
 
 
-def _reward_function(text: str) -> tuple[RewardFunction, float]:
+def reward_function(text: str) -> tuple[RewardFunction, float]:
+    """Load ``path:fn`` or ``path:fn=WEIGHT``. Raises SettingError for a function or a weight that cannot be read."""
     path, _, weight = text.rpartition("=")
     if not path:
         return RewardFunction(text), 1.0
