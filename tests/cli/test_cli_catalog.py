@@ -127,3 +127,12 @@ def test_the_version_is_printed_alone(capsys: pytest.CaptureFixture[str]) -> Non
 def test_no_command_prints_the_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 0
     assert "truegain [OPTIONS] COMMAND" in capsys.readouterr().out
+
+
+def test_a_terminal_without_unicode_and_a_closed_pipe_do_no_harm() -> None:
+    command = (
+        f"PYTHONIOENCODING=ascii {sys.executable} -m truegain.cli sample --help | head -c 1; exit ${{PIPESTATUS[0]}}"
+    )
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False, timeout=60)
+    assert done.stderr == ""
+    assert done.stdout == "U"

@@ -116,7 +116,7 @@ def records(
                 for p in range(count):
                     for i in range(k):
                         hit = bool(right[p, i])
-                        body, final = sort_text(rng, digits[p], hit)
+                        body, final = (text(arm, hit), str(hit)) if text else sort_text(rng, digits[p], hit)
                         tokens = int(rng.integers(13, 19) + (4 if arm == "trained" else 0) * (rng.random() < 0.6))
                         lines.append(
                             {
@@ -124,7 +124,7 @@ def records(
                                 "prompt": "sort: " + " ".join(map(str, digits[p])) + " =",
                                 "answer": " ".join(map(str, sorted(digits[p]))), "sample": i, "gold": float(hit),
                                 "proxy": float(hit), "tokens": tokens, "logp": -3.2, "stop": "eos",
-                                "text": text(arm, hit) if text else body, "final": final,
+                                "text": body, "final": final,
                             }
                         )  # fmt: skip
     return lines

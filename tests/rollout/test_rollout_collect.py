@@ -161,6 +161,28 @@ def test_tool_tokens_count_and_the_token_limit_ends_a_row() -> None:
         assert (row.text, row.stop, len(row.turns)) == (text, "length", turns)
 
 
+def test_rows_with_less_room_are_cut_to_their_own() -> None:
+    policy, task = FakePolicy(None), Tasklet(World)
+    task.respond = lambda env, text: {"a": "<", "b": "<12>"}[text[0]] if len(text) == 2 else None  # type: ignore
+
+    class Uneven(Script):
+        def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Sample]:
+            if not self.turn:
+                self.turn = 1
+                return [Sample(policy.encode(f"{c}:"), (-0.5, -0.5), "stop") for c in "ab"]
+            self.requests.append((list(requests), sampling))
+            ids = policy.encode("eeeeee")[: sampling.max_tokens]
+            return [Sample(ids, (-0.5,) * len(ids), "eos") for _ in requests]
+
+    script = Uneven(policy, [])
+    rows = collect(policy, script, task, PROBLEMS[:2], samples=1, sampling=Sampling(max_tokens=9), **KNOBS)
+    assert [(row.text, row.stop, len(row.engine_logp)) for row in rows] == [
+        ("a:<eeeeee", "eos", 9),
+        ("b:<12>eee", "length", 9),
+    ]
+    assert len(script.requests) == 1 and script.requests[0][1].max_tokens == 6
+
+
 def test_at_most_max_turns_turns_are_played() -> None:
     policy, task = FakePolicy(None), Tasklet(World)
     script = Script(policy, [("a:", "stop")] * 9)

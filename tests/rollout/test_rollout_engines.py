@@ -289,3 +289,34 @@ def test_a_model_without_a_simple_cache_is_run_over_all_tokens(monkeypatch: pyte
     cached = e.generate(REQUESTS, SAMPLING)
     monkeypatch.setattr(hf, "_is_simple", lambda cache: False)
     assert [s.ids for s in e.generate(REQUESTS, SAMPLING)] == [s.ids for s in cached]
+
+
+def test_dropout_is_off_while_drawing_and_the_mode_is_left_as_it_was() -> None:
+    e = engine("gpt2")
+    calm = e.generate(REQUESTS, SAMPLING)
+    e.policy.model.train()
+    assert e.generate(REQUESTS, SAMPLING) == calm and e.policy.model.training
+
+
+def test_more_tokens_than_learned_positions_are_refused() -> None:
+    with pytest.raises(SettingError, match="128 positions"):
+        engine("gpt2").generate([Request(tuple(range(30)) * 4)], Sampling(max_tokens=9))
+
+
+@pytest.mark.parametrize("group", [1, 2, 5])
+def test_rows_that_share_a_trunk_draw_what_rows_with_copies_draw(group: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    from truegain.rollout import cached
+
+    e = engine("qwen3", frozenset({5, 11, 17, 22}))
+    requests = [
+        Request(trunk, key=9 * i + g, cut=len(trunk) - g % 2, suffix=(4, 5)[: g % 3])
+        for i, trunk in enumerate(TRUNKS)
+        for g in range(group)
+    ]
+    drawn = []
+    for least in (1, 1000):
+        monkeypatch.setattr(cached, "SHARED_FROM", least)
+        drawn.append(e.generate(requests, Sampling(max_tokens=30)))
+    assert [s.ids for s in drawn[0]] == [s.ids for s in drawn[1]]
+    for one, other in zip(*drawn, strict=True):
+        assert one.logp == pytest.approx(other.logp, abs=1e-4)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Sequence
 
@@ -13,6 +14,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code. Errors end as one line on stderr; see `truegain.cli.errors`."""
     # Before anything can import torch, which reads the environment once.
     prepare_environment()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal that cannot show a sign gets a question mark
     from truegain.cli.app import app
 
     arguments = list(sys.argv[1:] if argv is None else argv)

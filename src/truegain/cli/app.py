@@ -14,18 +14,19 @@ app = typer.Typer(
     epilog="Start with: truegain train grpo --task sort --max-seconds 60 --controls",
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("train", rich_help_panel="Train")(train.train)
-app.add_typer(fit.app, name="fit", rich_help_panel="Train")
-app.command("eval", rich_help_panel="Judge")(evaluate.evaluate)
-app.command("sample", rich_help_panel="Judge")(evaluate.sample)
-app.command("report", rich_help_panel="Judge")(reports.report)
-app.command("compare", rich_help_panel="Judge")(reports.compare)
-app.command("list", rich_help_panel="Look up")(catalog.list_)
-app.command("show", rich_help_panel="Look up")(catalog.show)
-app.add_typer(claims.app, name="claims", rich_help_panel="Look up")
-app.command("doctor", rich_help_panel="Look up")(doctor.doctor)
+app.command("train")(train.train)
+app.add_typer(fit.app, name="fit")
+app.command("eval")(evaluate.evaluate)
+app.command("sample")(evaluate.sample)
+app.command("report")(reports.report)
+app.command("compare")(reports.compare)
+app.command("list")(catalog.list_)
+app.command("show")(catalog.show)
+app.add_typer(claims.app, name="claims")
+app.command("doctor")(doctor.doctor)
 
 
 def _version(wanted: bool) -> None:

@@ -60,7 +60,10 @@ def show(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Show all of a recipe: stages, formulas, knobs, columns, settings, and where it departs from the paper."""
+    """Show all of a recipe, a component or a task.
+
+    Of a recipe: stages, formulas, knobs, columns, settings, and where it departs from the paper.
+    """
     from truegain.cli.describe import describe
     from truegain.cli.variant import assignments
 

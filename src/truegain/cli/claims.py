@@ -15,13 +15,16 @@ from truegain.cli.catalog import Json
 from truegain.cli.out import console, json_lines, print_json, printable, say
 from truegain.core.errors import DataError, SettingError, nearest
 
-app = typer.Typer(help="Show the committed records of the claims, or run claims again.")
+app = typer.Typer(help="Show the records of the claims, or run them.")
 KEYS = ("paper", "name", "seeds", "verdict")
 
 
 @app.callback(invoke_without_command=True)
 def claims(context: typer.Context, json: Json = False) -> None:
-    """Show the committed records of the claims; `claims run NAME` runs one again."""
+    """Show the records of the claims, or run them.
+
+    `claims run NAME` runs one again and writes its record.
+    """
     if context.invoked_subcommand is not None:
         return
     rows = records(folder())

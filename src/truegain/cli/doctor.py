@@ -41,7 +41,7 @@ class Finding:
 
 
 def doctor(json: Json = False) -> None:
-    """Check this machine: versions, threads, memory, disk, GPU, extras, the embedded model."""
+    """Check whether this machine is fit to train."""
     with json_lines(json):
         found = list(examine())
     broken = [one for one in found if one.state == "broken"]

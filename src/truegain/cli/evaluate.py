@@ -35,7 +35,7 @@ def evaluate(
     dtype: Dtype = "float32",
     json: Json = False,
 ) -> None:
-    """Measure a model's accuracy on a task, with an interval over problems."""
+    """Measure a model's accuracy on a task."""
     if split not in ("dev", "test"):
         raise SettingError(f"--split is dev or test, not {split!r}{nearest(split, ('dev', 'test'))}")
     temperatures = list(dict.fromkeys(temperature or [0.0, 1.0]))
@@ -140,7 +140,7 @@ def sample(
     dtype: Dtype = "float32",
     json: Json = False,
 ) -> None:
-    """Show completions of dev problems, or of a prompt, with the checker's verdict."""
+    """Show what a model writes, and the checker's verdict."""
     if (task is None) == (prompt is None):
         raise SettingError("sample needs either --task or --prompt TEXT")
     with json_lines(json):
@@ -216,8 +216,8 @@ def _print_sample(row: dict[str, Any]) -> None:
 
     to = console()
     verdict, style = _verdict(row)
-    where = f"  {row['problem'] or 'prompt'}  {row['tokens']} tokens, stop: {row['stop']}"
-    head = Text.assemble((verdict, style), (printable(where), "dim"))
+    where = f"{row['problem'] or 'prompt'} · {row['tokens']} tokens, stop: {row['stop']}"
+    head = Text.assemble((verdict, style), f"  {printable(where)}")
     to.print(head)
     prompt = (
         row["prompt"]

@@ -14,13 +14,16 @@ from truegain.core.errors import SettingError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-app = typer.Typer(help="Fit a model offline: the embedded one, or any by SFT.", no_args_is_help=False)
+app = typer.Typer(help="Fit a model offline: the embedded one, or any.", no_args_is_help=False)
 Seed = Annotated[int, typer.Option(min=0, help="Decides the examples and their order.")]
 
 
 @app.callback(invoke_without_command=True)
 def fit(context: typer.Context) -> None:
-    """Fit a model offline: `fit tiny` makes the embedded one, `fit sft` fine-tunes any."""
+    """Fit a model offline: the embedded one, or any.
+
+    `fit tiny` makes the embedded model, `fit sft` fine-tunes any on a task's reference completions.
+    """
     if context.invoked_subcommand is None:
         raise SettingError("fit needs to know what: `truegain fit tiny` or `truegain fit sft --task TASK`")
 
@@ -36,10 +39,10 @@ def tiny(
         Path | None,
         typer.Option(metavar="SNAPSHOT", help="A snapshot to go on from, such as runs/fit-tiny/snapshot-030."),
     ] = None,
-    lr: Annotated[float, typer.Option(help="Peak learning rate.")] = 3e-3,
+    lr: Annotated[float | None, typer.Option(help="Peak learning rate. [default: the shipped model's]")] = None,
     decay: Annotated[
-        float, typer.Option(min=0.01, max=1, help="Last share of the time over which it falls to 0.")
-    ] = 0.2,
+        float | None, typer.Option(min=0.01, max=1, help="Last share of the time, over which it falls to 0.")
+    ] = None,
     look_every: Annotated[
         float, typer.Option(min=1, help="Seconds between looks at accuracy, each with a snapshot.")
     ] = 300.0,
@@ -50,10 +53,10 @@ def tiny(
 
     quiet_libraries()
     best_threads()
+    # What is not given keeps the default that made the shipped model.
+    given: dict[str, Any] = {name: value for name, value in {"lr": lr, "decay": decay}.items() if value is not None}
     try:
-        done = fit_tiny(
-            out, seconds=seconds, seed=seed, resume=resume, lr=lr, decay=decay, look_every=look_every, say=say
-        )
+        done = fit_tiny(out, seconds=seconds, seed=seed, resume=resume, look_every=look_every, say=say, **given)
     except KeyboardInterrupt:
         again = f"truegain fit tiny --out {out} --resume {out}/snapshot-NNN"
         say(f"stopped; snapshots are in {out}. To go on from one: {again}")

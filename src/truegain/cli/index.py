@@ -1,7 +1,7 @@
 """The index of systems and components: generated into ``index.json``, read back without importing torch.
 
-``python -m truegain.cli.index`` writes ``src/truegain/index.json``, ``docs/columns.md`` and ``docs/systems.md``; a test
-holds the committed files to what it would write.
+``python -m truegain.cli.index`` writes ``src/truegain/index.json``, ``docs/columns.md``, ``docs/systems.md`` and the table
+of systems in ``README.md``; a test holds the committed files to what it would write.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from typing import Any, cast
 from truegain.core.errors import DataError
 
 _INDEX = Path(__file__).parents[1] / "index.json"
+_ROOT = Path(__file__).parents[3]
+_TABLE = ("<!-- systems: written by `make index` -->", "<!-- end of systems -->")
 _NOTE = "<!-- Written by `python -m truegain.cli.index`; edit the source it names, not this file. -->"
 
 
@@ -156,6 +158,18 @@ def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:
     return [f"| {' | '.join(row)} |" for row in (list(head), ["---"] * len(head), *cells)]
 
 
+def readme(index: Mapping[str, Any]) -> str:
+    """``README.md`` with its table of systems written anew. Raises DataError when the marks around it are missing."""
+    text = (_ROOT / "README.md").read_text(encoding="utf-8")
+    before, opened, rest = text.partition(_TABLE[0])
+    _, closed, after = rest.partition(_TABLE[1])
+    if not opened or not closed:
+        raise DataError(f"README.md lacks the marks {_TABLE[0]} and {_TABLE[1]} around its table of systems")
+    rows = [(f"`{s['name']}`", s["room"], s["form"], s["paper"], s["summary"]) for s in index["systems"]]
+    table = "\n".join(_table(("name", "room", "form", "paper", "what it does"), rows))
+    return f"{before}{opened}\n{table}\n{closed}{after}"
+
+
 def pages() -> dict[str, str]:
     """What the command writes: path inside the checkout -> text."""
     index = build_index()
@@ -163,12 +177,13 @@ def pages() -> dict[str, str]:
         "src/truegain/index.json": json.dumps(index, indent=1, ensure_ascii=False, allow_nan=False) + "\n",
         "docs/columns.md": columns_page(),
         "docs/systems.md": systems_page(index),
+        "README.md": readme(index),
     }
 
 
 def main() -> None:
     """Write the generated files of a checkout. Raises DataError outside of one."""
-    root = Path(__file__).parents[3]
+    root = _ROOT
     if not (root / "pyproject.toml").is_file():
         raise DataError(f"{root} is no checkout of truegain; the index is generated in one")
     for name, text in pages().items():

@@ -166,21 +166,15 @@ def _numbers(arm: Arm) -> Table:
     grid.add_column(no_wrap=True, overflow="crop")
     grid.add_column(no_wrap=True, overflow="ellipsis")
     recent = arm.rewards[-_RECENT:]
-    mean = f"{sum(recent) / len(recent):.3f}" if recent else "-"
-    grid.add_row(
-        "reward",
-        Text(mean, style="bold"),
-        Text(sparkline(arm.rewards), style="blue"),
-        Text(f"last {len(recent)} steps" if recent else "", style="dim"),
-    )
+    if recent or arm.name == "trained":
+        mean = f"{sum(recent) / len(recent):.3f}" if recent else "-"
+        over = f"last {len(recent)} steps" if recent else ""
+        grid.add_row("reward", Text(mean, "bold"), Text(sparkline(arm.rewards), "blue"), Text(over, "dim"))
     gold, low, high = (arm.look.get(k) for k in ("gold", "gold_low", "gold_high"))
-    span = f"95 %: {100 * low:.0f} to {100 * high:.0f}" if _number(low) and _number(high) else ""
-    grid.add_row(
-        "gold on dev",
-        Text(f"{100 * gold:.1f} %" if _number(gold) else "-", style="bold"),
-        Text(sparkline(arm.golds), style="green"),
-        Text(span, style="dim"),
-    )
+    if arm.golds or arm.name == "trained":
+        span = f"95 %: {100 * low:.0f} to {100 * high:.0f}" if _number(low) and _number(high) else ""
+        share = f"{100 * gold:.1f} %" if _number(gold) else "-"
+        grid.add_row("gold on dev", Text(share, "bold"), Text(sparkline(arm.golds), "green"), Text(span, "dim"))
     both = Table.grid()
     both.add_row(grid)
     both.add_row(Text(vitals(arm), style="dim", no_wrap=True, overflow="ellipsis"))

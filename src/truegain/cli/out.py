@@ -72,13 +72,13 @@ def strict(value: Any) -> Any:
 
 
 def print_json(value: Any) -> None:
-    """The one JSON document of a command that ends at once."""
-    print(json.dumps(strict(value), indent=2, ensure_ascii=False, allow_nan=False))
+    """The one JSON document of a command, in ASCII, so that neither the terminal nor a lone surrogate can break it."""
+    print(json.dumps(strict(value), indent=2, allow_nan=False))
 
 
 @contextlib.contextmanager
 def json_lines(active: bool) -> Iterator[Callable[[Any], None]]:
-    """A function that writes one JSON line to stdout; meanwhile every other print goes to stderr.
+    """A function that writes one JSON line in ASCII to stdout; meanwhile every other print goes to stderr.
 
     When not ``active`` nothing is redirected and the function does nothing.
     """
@@ -88,7 +88,7 @@ def json_lines(active: bool) -> Iterator[Callable[[Any], None]]:
     stdout = sys.stdout
 
     def write(value: Any) -> None:
-        stdout.write(json.dumps(strict(value), ensure_ascii=False, allow_nan=False) + "\n")
+        stdout.write(json.dumps(strict(value), allow_nan=False) + "\n")
         stdout.flush()
 
     with contextlib.redirect_stdout(sys.stderr):

@@ -17,7 +17,7 @@ def report(
     open_: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
     json: Json = False,
 ) -> None:
-    """Write the proof-of-gain page of a run and print its verdict."""
+    """Write a run's proof-of-gain page, print its verdict."""
     from truegain import report as room
 
     data = room.build(run)
@@ -42,7 +42,10 @@ def compare(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN RUN...", help="Run folders; each holds its seeds.")],
     json: Json = False,
 ) -> None:
-    """Compare runs over their seeds: interquartile mean with bootstrap interval, probability of improvement."""
+    """Compare methods over the seeds of their runs.
+
+    By interquartile mean with a bootstrap interval, and by the probability of improvement.
+    """
     from truegain import report as room
 
     if len(runs) < 2:

@@ -112,7 +112,9 @@ def train(
     open_: Open = False,
     json: Json = False,
 ) -> None:
-    """Train a model with a recipe on a task, and end with a proof-of-gain page and a verdict.
+    """Train a model, and find out whether the gain is real.
+
+    Ends with a verdict on one screen and the proof-of-gain page, report.html in the run folder.
 
     Ctrl-C ends the run after its current step; the same command with the same --out goes on from there.
     """

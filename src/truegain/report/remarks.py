@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from truegain.report.escape import visible
 from truegain.report.tables import BASE, TRAINED, Table, flat
-from truegain.report.verdict import REAL, percent, points, span
+from truegain.report.verdict import NONE, REAL, SHARPER, percent, points, span
 
 CONTROLS = {
     "control:more-sft": (
@@ -28,16 +29,25 @@ def label(arm: str) -> tuple[str, str]:
 
 def remarks(data: Mapping[str, Any], tables: Sequence[Table]) -> list[str]:
     """Plain sentences, the weightier first."""
-    found = [*_gap(data), *_controls(data), *_coverage(data), *_length(data)]
+    found = [*_close(data), *_gap(data), *_controls(data), *_coverage(data), *_length(data)]
     runs = _runs(tables) if data["gain"]["mean"] is not None else []
-    return [*found, *_cut_and_abstained(tables), *runs, *_dropped(data), *_skipped(tables)]
+    found += [*_cut_and_abstained(tables), *runs, *_dropped(data), *_skipped(tables)]
+    return [visible(text) for text in found]
+
+
+def _close(data: Mapping[str, Any]) -> list[str]:
+    gain = data["gain"]
+    if data["verdict"] not in (NONE, SHARPER) or gain["low"] <= 0 <= gain["high"]:
+        return []
+    side = "above" if gain["low"] > 0 else "below"
+    return [f"The 95 % interval lies {side} zero but the 99 % interval, which decides, does not: test more problems."]
 
 
 def _gap(data: Mapping[str, Any]) -> list[str]:
     if data["run"]["proxy_is_gold"]:
         return [
             "Reward and truth are the same exact checker in this run, so no gap between them can exist. What can still "
-            "mislead is chance, temperature and the choice of problems, and the intervals are about those."
+            "mislead is chance, temperature and the choice of problems."
         ]
     ends = [
         (rows[0], rows[-1])

@@ -96,34 +96,34 @@ def _enter(row: _Row, world: Any, policy: Any) -> None:
         row.env = world()
         opening = row.env.reset(**columns)
     except Exception as error:
-        row.stop, row.failure = "stop", f"environment: {type(error).__name__}: {error}"
+        row.stop, row.failure = "stop", _reason("environment", error)
         return
     if opening:
         row.prompt = (*row.prompt, *policy.encode(opening))
 
 
 def _draw_turn(engine: Engine, rows: list[_Row], sampling: Sampling, turn: int) -> None:
-    """One turn of the policy for every row. Rows differ in the room they have left: those alike run together."""
-    by_room: dict[int, list[_Row]] = {}
-    for row in rows:
-        by_room.setdefault(sampling.max_tokens - len(row.ids), []).append(row)
-    for room, alike in by_room.items():
-        requests = [
-            # a key of its own for each turn, as the engine counts the tokens it draws from 0
-            Request(trunk=row.prompt, suffix=tuple(row.ids), key=row.key if turn == 0 else child_key(row.key, turn))
-            for row in alike
-        ]
-        for row, drawn in zip(alike, engine.generate(requests, replace(sampling, max_tokens=room)), strict=True):
-            _append(row, drawn)
+    """One turn of the policy for all rows in one call; the longest room is drawn for all and cut to each row's own."""
+    if not rows:
+        return
+    rooms = [sampling.max_tokens - len(row.ids) for row in rows]
+    requests = [
+        # a key of its own for each turn, as the engine counts the tokens it draws from 0
+        Request(trunk=row.prompt, suffix=tuple(row.ids), key=row.key if turn == 0 else child_key(row.key, turn))
+        for row in rows
+    ]
+    drawn = engine.generate(requests, replace(sampling, max_tokens=max(rooms)))
+    for row, room, sample in zip(rows, rooms, drawn, strict=True):
+        _append(row, sample, room)
 
 
-def _append(row: _Row, drawn: Sample) -> None:
+def _append(row: _Row, drawn: Sample, room: int) -> None:
     start = len(row.ids)
-    row.ids += drawn.ids
-    row.logp += drawn.logp
-    if drawn.ids:
+    row.ids += drawn.ids[:room]
+    row.logp += drawn.logp[:room]
+    if len(row.ids) > start:
         row.turns.append(Turn("policy", start, len(row.ids)))
-    row.stop = drawn.stop
+    row.stop = "length" if len(drawn.ids) > room else drawn.stop
 
 
 def _respond(row: _Row, task: Any, policy: Any, limit: int) -> None:
@@ -131,7 +131,7 @@ def _respond(row: _Row, task: Any, policy: Any, limit: int) -> None:
     try:
         answer = task.respond(row.env, policy.decode(row.ids))
     except Exception as error:
-        row.failure = f"environment: {type(error).__name__}: {error}"
+        row.failure = _reason("environment", error)
         return
     if answer is None:
         return
@@ -175,5 +175,10 @@ def _scored(task: Task, rollout: Rollout) -> Rollout:
         found = task.score(rollout.problem, rollout)
         facts = {"abstained": found.reason} if isinstance(found, Abstain) else dict(found)
     except Exception as error:
-        facts = {"abstained": f"scorer: {type(error).__name__}: {error}"}
+        facts = {"abstained": _reason("scorer", error)}
     return replace(rollout, facts={**rollout.facts, **facts})
+
+
+def _reason(who: str, error: Exception) -> str:
+    """One line, as it goes to logs and pages."""
+    return f"{who}: {type(error).__name__}: {' '.join(str(error).split())}"[:300]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
+from truegain.core.errors import SettingError
 from truegain.core.types import Request, Sample, Sampling
 from truegain.rollout import plan as planning
 from truegain.rollout import sampler
@@ -34,16 +36,17 @@ class TransformersEngine:
         sampler.check(sampling)
         decoder = ModelDecoder(self.policy.model)
         planning.check(requests, decoder.vocabulary)
+        _check_length(self.policy.model, requests, sampling.max_tokens)
         stop = sampling.stop
         watch = StopWatch(stop, self.policy.decode, decoder.vocabulary) if stop else None
         result: list[Any] = [None] * len(requests)
-        for places in self._equal(requests):
-            whole = [Request(trunk=requests[place].given, key=requests[place].key) for place in places]
-            for plan in planning.plans(whole, lambda rows, *_: rows, self.max_rows):
-                for at, sample in zip(
-                    plan.index, draw_rows(decoder, plan, sampling, self.policy.eos_ids, watch), strict=True
-                ):
-                    result[places[at]] = sample
+        with _without_dropout(self.policy.model):
+            for places in self._equal(requests):
+                whole = [Request(trunk=requests[place].given, key=requests[place].key) for place in places]
+                for plan in planning.plans(whole, lambda rows, *_: rows, self.max_rows):
+                    samples = draw_rows(decoder, plan, sampling, self.policy.eos_ids, watch)
+                    for at, sample in zip(plan.index, samples, strict=True):
+                        result[places[at]] = sample
         return result
 
     @torch.inference_mode()
@@ -51,7 +54,9 @@ class TransformersEngine:
         """Log-probs of every suffix token at temperature 1, each request in a right-padded row of its own."""
         model = self.policy.model
         planning.check(requests, _vocabulary(model), scored=True)
-        return score_apart(model, requests, self.score_bytes)
+        _check_length(model, requests, 0)
+        with _without_dropout(model):
+            return score_apart(model, requests, self.score_bytes)
 
     def load(self, weights: Mapping[str, Tensor]) -> None:
         """Copy a state dict into the model; nothing to do when it is the model's own."""
@@ -101,6 +106,29 @@ class ModelDecoder:
         if state["cache"] is not None:
             state["cache"].batch_select_indices(rows)
         return {"ids": state["ids"][rows], "cache": state["cache"]}
+
+
+@contextmanager
+def _without_dropout(model: Any) -> Iterator[None]:
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)
+
+
+def _check_length(model: Any, requests: Sequence[Request], room: int) -> None:
+    """Refuse what a table of learned positions has no row for; rotary models have no such end."""
+    config = model.config.get_text_config()
+    limit = getattr(config, "max_position_embeddings", None)
+    if isinstance(limit, int) and not hasattr(config, "rope_parameters"):
+        longest = max((len(request.given) for request in requests), default=0)
+        if longest + room > limit:
+            raise SettingError(
+                f"{longest} given and {room} new tokens are more than the {limit} positions of "
+                f"{type(model).__name__}: lower max_tokens or shorten the prompts"
+            )
 
 
 def _vocabulary(model: Any) -> int:

@@ -16,7 +16,7 @@ from truegain.rollout.sampler import draw
 from truegain.rollout.stops import StopWatch
 
 # Rows that have ended keep their place until this share of the rows is left: leaving costs a copy of the cache
-COMPACT_AT = 0.85
+COMPACT_AT = 0.75
 _REASONS: tuple[Stop, ...] = ("length", "eos", "stop")
 
 

@@ -48,11 +48,24 @@ BY_HEAD: Mixture = {
     ("calculator", "direct"): (2.5, {1: 2, 2: 1}),
     ("calculator", "trace"): (0.5, {1: 1, 2: 1, 3: 0.5}),
 }
+# At last every length in between, and the hard end.
+WIDE: Mixture = {
+    ("sort", "direct"): (0.9, {4: 0.3, 5: 0.6, 6: 0.6, 7: 0.8, 8: 1, 9: 0.8, 10: 1, 12: 0.8}),
+    ("sort", "trace"): (1.2, {4: 0.5, 5: 0.7, 6: 1, 7: 0.7, 8: 1, 10: 0.8, 12: 0.3}),
+    ("add", "direct"): (2.2, {1: 0.2, 2: 0.7, 3: 1.3, 4: 1.3, 5: 0.6}),
+    ("add", "trace"): (0.9, {2: 0.7, 3: 1, 4: 1, 5: 1, 6: 1, 7: 0.3}),
+    ("chain", "direct"): (3.0, {2: 0.7, 3: 2, 4: 1.3, 5: 0.3}),
+    ("chain", "trace"): (1.1, {2: 0.4, 3: 1, 4: 1, 5: 1, 6: 1, 8: 0.5}),
+    ("countdown", "direct"): (2.0, {2: 0.3, 3: 2, 4: 1.2}),
+    ("countdown", "trace"): (1.5, {2: 0.4, 3: 2, 4: 1}),
+    ("calculator", "direct"): (2.3, {1: 2, 2: 1, 3: 0.2}),
+    ("calculator", "trace"): (0.8, {1: 1, 2: 1, 3: 0.6}),
+}
 # From which example on which mixture is drawn.
-PHASES: tuple[tuple[int, Mixture], ...] = ((0, BROAD), (76072, BY_HEAD))
+PHASES: tuple[tuple[int, Mixture], ...] = ((0, BROAD), (76072, BY_HEAD), (199726, WIDE))
 # Levels looked at while fitting.
 LOOK: Mapping[str, tuple[int, ...]] = {
-    "sort": (5, 8, 10), "add": (2, 3, 4), "chain": (3, 4, 6), "countdown": (2, 3, 4), "calculator": (1, 2, 3),
+    "sort": (5, 8, 10), "add": (2, 3, 4), "chain": (2, 3, 4), "countdown": (2, 3, 4), "calculator": (1, 2, 3),
 }  # fmt: skip
 
 
