@@ -25,8 +25,8 @@ from truegain.report.escape import escape, visible
 from truegain.report.page import render_page
 
 HOSTILE = (
-    "[bold red]markup[/]<script>alert(1)</script><img src=x onerror=alert(2)>\"'`</pre></style><style>*{display:none}</style>"
-    "\u202egnirts\u2066\u200b\ufeff\x00\x07\x1b[31m\U000e0041&lt;http://evil.example/ "
+    "[bold red]markup[/]<script>alert(1)</script><img src=x onerror=alert(2)>\"'`</pre></style>"
+    "<style>*{display:none}</style>\u202egnirts\u2066\u200b\ufeff\x00\x07\x1b[31m\U000e0041&lt;http://evil.example/ "
     "a" + "\u0301" * 50
 )
 ALLOWED = """

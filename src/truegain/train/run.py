@@ -101,7 +101,8 @@ def _one_seed(plan: Plan, seed: int, folder: RunFolder, stop: StopSignal) -> Ite
     for note in notes:
         yield {"kind": "note", "step": 0, "text": f"changed since the run began: {note}", **tag}
     try:
-        yield {"kind": "arm", "steps": plan.form.loop.steps, "max_seconds": plan.max_seconds, **tag}
+        spent = _seconds_spent(folder)
+        yield {"kind": "arm", "steps": plan.form.loop.steps, "max_seconds": plan.max_seconds, "spent": spent, **tag}
         for line in train(setup, _limit(folder, plan.max_seconds, stop)):
             yield {**line, **tag}
         if stop.reason():
@@ -110,8 +111,8 @@ def _one_seed(plan: Plan, seed: int, folder: RunFolder, stop: StopSignal) -> Ite
         if not getattr(task, "has_answers", True):
             yield {"kind": "note", "step": done, "text": "no answers to check against, so no gain can be judged", **tag}
             return
-        yield from _judged(setup, plan, "base", base, done, tag)
-        yield from _judged(setup, plan, "trained", policy, done, tag)
+        for arm, model in (("base", base), ("trained", policy)):
+            yield from _judged(setup, plan, arm, model, done, tag, stop)
         if plan.blind is not None:
             yield from _controls(plan, setup, base, done, stop)
         if not stop.reason():
@@ -138,7 +139,7 @@ def _controls(plan: Plan, setup: Setup, base: Policy, done: int, stop: StopSigna
                 yield {**line, **tag}
             if stop.reason():
                 return
-        yield from _judged(setup, plan, tag["arm"], control.policy, done, tag)
+        yield from _judged(setup, plan, tag["arm"], control.policy, done, tag, stop)
     tag = {"seed": setup.seed, "arm": "control:more-sft"}
     if not hasattr(setup.task, "demonstration"):
         yield {"kind": "note", "step": done, "text": "no more-SFT control: this task has no demonstrations", **tag}
@@ -150,7 +151,7 @@ def _controls(plan: Plan, setup: Setup, base: Policy, done: int, stop: StopSigna
             yield {**line, **tag}
             if stop.reason():
                 return
-        yield from _judged(setup, plan, tag["arm"], policy, done, tag)
+        yield from _judged(setup, plan, tag["arm"], policy, done, tag, stop)
 
 
 def more_sft(policy: Policy, task: Task, flops: int, lr: float, seed: int) -> Iterator[dict[str, Any]]:
@@ -199,12 +200,15 @@ def _policy_mask(task: Task, policy: Policy, text: str, size: int) -> tuple[bool
 
 
 def _judged(
-    setup: Setup, plan: Plan, arm: str, policy: Policy, step: int, tag: Mapping[str, Any]
+    setup: Setup, plan: Plan, arm: str, policy: Policy, step: int, tag: Mapping[str, Any], stop: StopSignal
 ) -> Iterator[dict[str, Any]]:
-    if _is_judged(setup.folder, arm):
+    """Judge an arm, unless that was done or the user asks to stop; half a judgement leaves no record."""
+    if stop.reason() or _is_judged(setup.folder, arm):
         return
     for text in judge_arm(setup, arm, policy, step=step, sizes=plan.sizes):
         yield {"kind": "judge", "step": step, "text": text, **tag, "arm": arm}
+        if stop.reason():
+            return
 
 
 def _is_judged(folder: RunFolder, arm: str) -> bool:
@@ -225,9 +229,12 @@ def _limit(folder: RunFolder, max_seconds: float | None, stop: StopSignal) -> Ca
     """A reason to stop: the user's, or that this folder's training time, earlier sittings included, is used up."""
     if max_seconds is None:
         return stop.reason
-    spent = sum(float(line.get("seconds", 0.0)) for line in folder.read_log())
-    ends = time.monotonic() + max_seconds - spent
+    ends = time.monotonic() + max_seconds - _seconds_spent(folder)
     return lambda: stop.reason() or (_ENDED if time.monotonic() >= ends else None)
+
+
+def _seconds_spent(folder: RunFolder) -> float:
+    return sum(float(line.get("seconds", 0.0)) for line in folder.read_log())
 
 
 def reward_function(text: str) -> tuple[RewardFunction, float]:

@@ -86,9 +86,10 @@ def fit_tiny(
     """Fit the embedded model for ``seconds`` of stepping and write it to ``out``; returns ``out``.
 
     The learning rate is constant, then falls to 0 over the last ``decay`` of the time, so that any snapshot
-    (``out/snapshot``, one per ``look_every`` seconds) can be annealed: ``resume`` one with ``seconds`` its own time
-    plus the anneal's. ``out/curve.jsonl`` gets the loss and the accuracy sampled at temperature 1 on ``looks`` dev
-    problems of each task, style and level; ``out/fit.json`` the command, seed, curve and versions.
+    (``out/snapshot-MMM``, one per ``look_every`` seconds) can be annealed: ``resume`` one with ``seconds`` its own
+    time plus the anneal's. ``out/curve.jsonl`` gets the loss and the accuracy sampled at temperature 1 on ``looks``
+    dev problems of each task, style and level; ``out/model`` the model, and in ``fit.json`` the command, seed, curve
+    and versions that made it.
     """
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
@@ -97,7 +98,10 @@ def fit_tiny(
     fit = fit or begin(policy, optimizer="muon")
     examples = mixture_examples(policy, seed)
     curve = out / "curve.jsonl"
+    if not resume:
+        curve.unlink(missing_ok=True)
     said = looked = fit.seconds
+    settings = {"seconds": seconds, "decay": decay, "lr": lr, "batch_tokens": batch_tokens, "resumed_at_step": fit.step}
     loop = sft(
         policy, examples, fit, seconds=seconds, batch_tokens=batch_tokens, micro_tokens=micro_tokens,
         lr=lr, warmup=50, schedule="wsd", decay=decay,
@@ -117,21 +121,30 @@ def fit_tiny(
             losses = []
     policy.model.eval()
     policy.save(out / "model")
-    record = {
-        "command": f"truegain fit tiny --seconds {seconds:g} --seed {seed}",
-        "settings": {"lr": lr, "batch_tokens": batch_tokens, "decay": decay, "resume": resume and str(resume)},
+    (out / "model" / "fit.json").write_text(json.dumps(_record(policy, fit, seed, settings, curve), indent=1) + "\n")
+    return out
+
+
+def _record(policy: Policy, fit: Fit, seed: int, settings: Mapping[str, Any], curve: Path) -> dict[str, Any]:
+    """How the model was made; no path of the machine that made it."""
+    flags = " ".join(f"--{name} {settings[name]:g}" for name in ("seconds", "decay", "lr"))
+    return {
+        "command": f"truegain fit tiny {flags} --seed {seed}",
+        "settings": dict(settings),
+        "phases": [start for start, _ in PHASES],
         "parameters": sum(p.numel() for p in policy.model.parameters()),
         "steps": fit.step,
         "examples": fit.index,
         "tokens": fit.tokens,
         "seconds": round(fit.seconds),
         "threads": torch.get_num_threads(),
-        "versions": {"python": platform.python_version(), "torch": torch.__version__,
-                     "transformers": transformers.__version__},
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+        },
         "curve": [json.loads(line) for line in curve.read_text().splitlines()],
-    }  # fmt: skip
-    (out / "model" / "fit.json").write_text(json.dumps(record, indent=1) + "\n")
-    return out
+    }
 
 
 def fresh_tiny() -> Policy:
