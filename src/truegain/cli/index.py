@@ -1,7 +1,7 @@
 """The index of systems and components: generated into ``index.json``, read back without importing torch.
 
-``python -m truegain.cli.index`` writes ``src/truegain/index.json``, ``docs/columns.md``, ``docs/systems.md`` and the table
-of systems in ``README.md``; a test holds the committed files to what it would write.
+``python -m truegain.cli.index`` writes ``src/truegain/index.json``, ``docs/columns.md``, ``docs/systems.md`` and the
+table of systems in ``README.md``; a test holds the committed files to what it would write.
 """
 
 from __future__ import annotations
