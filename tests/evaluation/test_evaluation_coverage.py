@@ -93,3 +93,30 @@ def test_calibration_error_of_perfect_confidence_is_not_zero_but_its_signed_gap_
         covered += got.signed.low <= 0 <= got.signed.high
     assert np.mean(eces) > 0.04
     assert covered / 100 >= 0.87
+
+
+def _highest(temperature: np.ndarray, correct: np.ndarray, problem: np.ndarray) -> float:
+    """The rule that `best_temperature` avoids: the temperature with the highest dev accuracy."""
+    return max(np.unique(temperature).tolist(), key=lambda t: correct[temperature == t].mean())
+
+
+def test_choosing_the_highest_dev_accuracy_finds_differences_between_a_model_and_itself_and_the_rule_does_not():
+    rng, repeats, dev, test = np.random.default_rng(7), 120, 100, 1000
+    found = {_highest: 0, ev.best_temperature: 0}
+    for _ in range(repeats):
+        ease = [np.log(d / (1 - d))[:, None] for d in (rng.beta(1.2, 1.6, size=dev), rng.beta(1.2, 1.6, size=test))]
+        for choose in found:
+            arms: list[np.ndarray] = []
+            for _arm in range(2):
+                rows = []
+                for t in (0.0, 0.3, 0.6, 1.0):
+                    k = 1 if t == 0 else 8
+                    right = (rng.random((dev, k)) < 1 / (1 + np.exp(-(ease[0] + 1 - t)))).astype(float)
+                    rows.append((np.full(right.size, t), right.ravel(), np.repeat(np.arange(dev), k)))
+                best = choose(*(np.concatenate(column) for column in zip(*rows, strict=True)))
+                rate = 1 / (1 + np.exp(-(ease[1] + 1 - best)))
+                arms.append((rng.random((test, 1 if best == 0 else 8)) < rate).astype(float))
+            gap = ev.paired_difference(arms[0], arms[1], level=0.99)
+            found[choose] += not gap.low <= 0 <= gap.high
+    assert found[_highest] / repeats > 0.10
+    assert found[ev.best_temperature] / repeats <= 0.05

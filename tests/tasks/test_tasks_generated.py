@@ -53,7 +53,7 @@ def solved(name: str) -> tuple[Generated, Problem, str]:
 
 def levels(name: str) -> list[int]:
     low, high = TASKS[name].levels
-    return sorted({low, low + 1, TASKS[name].level, high})
+    return sorted({low, low + 1, TASKS[name].default["direct"], high})
 
 
 # --- problems and splits -------------------------------------------------------------------------------------------
@@ -63,7 +63,7 @@ def levels(name: str) -> list[int]:
 def test_no_content_or_key_is_in_two_splits_over_levels_styles_and_seeds(name: str) -> None:
     seen: dict[str, set[str]] = {split: set() for split in SPLITS}
     for split in SPLITS:
-        for k, level in enumerate([*levels(name)[:2], TASKS[name].level]):
+        for k, level in enumerate([*levels(name)[:2], TASKS[name].default["direct"]]):
             task = make_one(f"{name},level={level},style={STYLES[k % 2]},seed={k}")
             for index in range(1000):
                 content = task.problem(split, index).meta["content"]
@@ -465,7 +465,7 @@ def test_policy_spans_of_a_text_without_results_cover_it() -> None:
 def test_a_spec_sets_the_knobs() -> None:
     task = make_one("calculator, level=3, style=trace, seed=7, chat=true, call_cost=0.2")
     assert (task.level, task.style, task.seed, task.chat, task.call_cost) == (3, "trace", 7, True, 0.2)
-    assert make_one("sort").level == TASKS["sort"].level and make_one("calculator").call_cost == 0.05
+    assert make_one("sort").level == TASKS["sort"].default["direct"] and make_one("calculator").call_cost == 0.05
 
 
 @pytest.mark.parametrize(

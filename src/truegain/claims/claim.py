@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import platform
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -13,9 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from truegain.core.errors import DataError, SettingError
+from truegain.core.errors import DataError, RunError, SettingError, nearest
 from truegain.core.system import SYSTEMS
 from truegain.methods.evaluation import clustered_mean
+from truegain.train.folder import plain, write_atomic
 
 RECORDS = Path(__file__).parent / "records"
 MIN_SEEDS = 5
@@ -59,6 +61,7 @@ def verdict_of(claim: Claim, low: float, high: float) -> str:
 
 def run(claim: Claim) -> Iterator[dict[str, Any]]:
     """Run every seed; yield ``{"seed", "arms", "effect"}`` for each, and the whole record last."""
+    _system(claim)
     began = time.perf_counter()
     rows: list[dict[str, Any]] = []
     for seed in range(claim.seeds):
@@ -69,9 +72,16 @@ def run(claim: Claim) -> Iterator[dict[str, Any]]:
 
 
 def record_of(claim: Claim, rows: list[dict[str, Any]], seconds: float) -> dict[str, Any]:
-    """The record that is committed: numbers, interval, verdict, versions, seconds."""
+    """The record that is committed: numbers, interval, verdict, versions, seconds.
+
+    Raises RunError for rows that are not one per seed, or an effect that is not finite: no seed may drop out unseen.
+    """
+    lost = [row["seed"] for row in rows if not math.isfinite(row["effect"])]
+    if lost or len(rows) != claim.seeds:
+        what = f"the effect of seed {lost[0]} is not finite" if lost else f"{len(rows)} of {claim.seeds} seeds were run"
+        raise RunError(f"claim {claim.name}: {what}, so there is no verdict; mend the claim's arms and run it again")
     found = clustered_mean(np.array([[row["effect"]] for row in rows]))
-    system = SYSTEMS[claim.system]
+    system = _system(claim)
     packages = ("truegain", "torch", "transformers")
     return {
         "name": claim.name,
@@ -91,22 +101,30 @@ def record_of(claim: Claim, rows: list[dict[str, Any]], seconds: float) -> dict[
     }
 
 
+def _system(claim: Claim) -> Any:
+    if claim.system not in SYSTEMS:
+        hint = nearest(claim.system, set(SYSTEMS))
+        raise SettingError(f"claim {claim.name}: there is no system {claim.system!r}{hint}; name a registered one")
+    return SYSTEMS[claim.system]
+
+
 def write_record(record: Mapping[str, Any], folder: Path = RECORDS) -> Path:
-    """Write ``records/NAME.json``, replacing the old one at once."""
+    """Write ``records/NAME.json``, replacing the old one at once. Raises RunError when the disk is full."""
     folder.mkdir(exist_ok=True)
     path = folder / f"{record['name']}.json"
-    temp = path.with_name(f".{path.name}.tmp")
-    temp.write_text(json.dumps(record, indent=1) + "\n")
-    temp.replace(path)
+    write_atomic(path, json.dumps(plain(record, "record"), indent=1, allow_nan=False) + "\n")
     return path
 
 
 def read_records(folder: Path = RECORDS) -> dict[str, dict[str, Any]]:
-    """The committed records by name. Raises DataError for one that is not JSON."""
+    """The committed records by name. Raises DataError for one that is not a JSON object."""
     found: dict[str, dict[str, Any]] = {}
     for path in sorted(folder.glob("*.json")) if folder.is_dir() else ():
         try:
-            found[path.stem] = json.loads(path.read_text())
-        except ValueError as error:
+            record = json.loads(path.read_bytes())
+        except (OSError, ValueError) as error:
             raise DataError(f"{path} is not JSON ({error}); run `truegain claims run {path.stem}` again") from error
+        if not isinstance(record, dict):
+            raise DataError(f"{path} is not a JSON object; run `truegain claims run {path.stem}` again")
+        found[path.stem] = record
     return found

@@ -41,10 +41,10 @@ def token_logp(
     """
     with torch.set_grad_enabled(grad and torch.is_grad_enabled()):
         packed = _packed(policy, prompts, tokens, lengths)
-        if packed is not None:
-            row, column = packed.row, packed.column
-        else:
+        if packed is None:
             ids, row, column, place = _layout(policy, prompts, tokens, lengths)
+        else:
+            ids, row, column, place = packed.ids, packed.row, packed.column, packed.at
         targets = tokens.to(policy.device)[row, column]
         if has_plain_head(policy.model):
             head = policy.model.get_output_embeddings()

@@ -145,7 +145,10 @@ def length_chart(data: Data) -> str:
 
 def _mini(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A small table; the first column names the rows."""
-    top = "".join(f'<th scope="col"{" class=right" if i else ""}>{escape(h)}</th>' for i, h in enumerate(head))
+    top = "".join(
+        f'<th scope="col"{" class=right" if i else ""}>{escape(h).replace(" %", "&nbsp;%")}</th>'
+        for i, h in enumerate(head)
+    )
     body = ""
     for first, *rest in rows:
         cells = "".join(f'<td class="right num">{escape(cell)}</td>' for cell in rest)
@@ -296,11 +299,12 @@ def _lines(
     xs = [x for s in drawn for x, _ in s.points]
     ys = [y for s in drawn for _, y in s.points] + [v for s in drawn for _, *pair in s.band for v in pair]
     ys += [y for s in drawn for g in s.ghosts for _, y in g]
-    if len(xs) < 2 or max(xs) == min(xs):
+    if len(xs) < 2 or max(xs) == min(xs) or min(xs) < 0:
         return ""
-    inside = [v for v in ys if math.isfinite(v)]
-    ticks = [t for t in nice_ticks(min(xs), max(xs)) if min(xs) - 1e-9 <= t <= max(xs) + 1e-9]
-    x = Axis(min(xs), max(xs), ticks, as_number, x_label)
-    y = span_axis(inside, "", form, floor=floor)
+    ticks = [t for t in nice_ticks(0.0, max(xs)) if t <= max(xs) + 1e-9]
+    x = Axis(0.0, max(xs), ticks, as_number, x_label)
+    low, high = min(v for v in ys if math.isfinite(v)), max(v for v in ys if math.isfinite(v))
+    slack = max(0.0, 0.1 * max(abs(low), abs(high)) - (high - low)) / 2  # a change of a per cent is not a mountain
+    y = span_axis([low - slack, high + slack], "", form, floor=floor)
     legend = [(css, name) for css, name, _ in parts]
     return figure(title, text, legend, line_chart(drawn, x, y, name=f"{title}, by {x_label}"))

@@ -75,9 +75,9 @@ def _controls(data: Mapping[str, Any]) -> list[str]:
         name = label(arm)[0]
         ahead = "is ahead of" if over["high"] < 0 else "cannot be told from"
         why = {
-            "control:random-reward": "so what was gained is not owed to the reward",
-            "control:more-sft": "so with gold traces at hand plain fine-tuning does as well",
-        }.get(arm, "so the gain may not be owed to this method")
+            "control:random-reward": "so this run does not show that the reward was needed",
+            "control:more-sft": "so this run does not show more than fine-tuning on gold traces would give",
+        }.get(arm, "so this run does not show that the method was needed")
         out.append(f"The control “{name}” {ahead} the trained model (difference {span(over)} points), {why}.")
     return out
 

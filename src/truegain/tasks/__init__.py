@@ -54,7 +54,9 @@ def make_one(spec: str) -> Generated:
         raise SettingError(f"unknown task {name!r}{nearest(name, set(NAMES))}; there are {' '.join(NAMES)}")
     rules = TASKS[name]
     legal = [key for key in _KNOBS if key != "call_cost" or rules.world is not None]
-    return Generated(rules, **{"level": rules.level, "call_cost": rules.call_cost, **_knobs(name, settings, legal)})
+    given = _knobs(name, settings, legal)
+    level = rules.default.get(given.get("style", "direct"), rules.default["direct"])
+    return Generated(rules, **{"level": level, "call_cost": rules.call_cost, **given})
 
 
 def _bandit(spec: str) -> Bandit:

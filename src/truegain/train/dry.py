@@ -17,7 +17,7 @@ from truegain.policy.policy import Policy
 from truegain.tasks.mixture import parse
 from truegain.train.folder import RunFolder
 from truegain.train.online import Setup, check, problems, train
-from truegain.train.run import Plan, fitted, proxy_is_gold, reward_function
+from truegain.train.run import Plan, fitted, proxy_is_gold, reward_functions
 
 
 def dry_run(plan: Plan) -> dict[str, Any]:
@@ -33,12 +33,8 @@ def dry_run(plan: Plan) -> dict[str, Any]:
     first = problems(task, "train", 0, 1, plan.seeds[0])[0]
     prompt = policy.encode_prompt(first.prompt)
     size = sum(p.numel() for p in policy.model.parameters())
-    functions = tuple(reward_function(text) for text in plan.rewards)
-    try:
+    with reward_functions(plan.rewards) as functions:
         seconds = _seconds_per_step(replace(plan, form=form), policy, functions)
-    finally:
-        for function, _ in functions:
-            function.close()
     stages = {"reward": form.reward, "select": form.select, "plan": form.plan}
     for n, term in enumerate(form.terms):
         stages |= {f"term {n} {kind}": getattr(term, kind) for kind in ("credit", "weight", "surrogate")}

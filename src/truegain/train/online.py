@@ -6,6 +6,7 @@ It is a generator that yields every line it logs; whoever drives it draws the pr
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -17,8 +18,8 @@ from truegain.core import arithmetic, segments
 from truegain.core.arithmetic import Logs, merge
 from truegain.core.batch import Batch
 from truegain.core.errors import DataError, RunError, WiringError
-from truegain.core.forms import Train
-from truegain.core.types import Engine, Problem, Rollout, Sampling, Split, Task
+from truegain.core.forms import Role, Train
+from truegain.core.types import Abstain, Engine, Problem, Rollout, Sampling, Split, Task
 from truegain.policy.policy import Policy
 from truegain.rollout.batch import to_columns
 from truegain.rollout.collect import collect, score_rollouts
@@ -82,14 +83,17 @@ def train(setup: Setup, stop: Callable[[], str | None]) -> Iterator[dict[str, An
 
 def check(form: Train) -> None:
     """Refuse the stages and roles that this loop does not run. Raises WiringError naming the first."""
-    for stage in ("score", "resample", "probe", "fold"):
+    for stage in ("score", "resample", "segment", "probe", "fold"):
         if getattr(form, stage):
             raise WiringError(f"the online loop does not run the stage {stage!r} yet; leave it empty")
     for name, role in form.roles.items():
-        if role.source != "init" or role.fills != "ref_logp" or role.lr is not None:
+        if role != Role(source="init", fills="ref_logp"):
             raise WiringError(
                 f"the online loop runs a frozen role from 'init' that fills 'ref_logp', not role {name!r}"
             )
+    for term in form.terms:
+        if term.role != "policy":
+            raise WiringError(f"the online loop trains the role 'policy' alone, not {term.role!r}, which a term names")
 
 
 def problems(task: Task, split: Split, first: int, count: int, seed: int) -> list[Problem]:
@@ -111,8 +115,8 @@ def problems(task: Task, split: Split, first: int, count: int, seed: int) -> lis
     return found
 
 
-def sample(setup: Setup, engine: Engine, step: int) -> tuple[list[Rollout], int]:
-    """Draw and score one step's rollouts. Returns the judged ones, problem by problem, and how many abstained."""
+def sample(setup: Setup, engine: Engine, step: int) -> list[Rollout]:
+    """Draw and judge one step's rollouts, problem by problem; those without a verdict hold the fact ``abstained``."""
     loop = setup.form.loop
     asked = problems(setup.task, "train", step * loop.prompts, loop.prompts, setup.seed)
     how = Sampling(loop.max_tokens, loop.temperature, loop.top_k, loop.top_p)
@@ -128,8 +132,7 @@ def sample(setup: Setup, engine: Engine, step: int) -> tuple[list[Rollout], int]
         step=step,
         version=step,
     )
-    judged = [r for r in judge(setup, drawn) if "abstained" not in r.facts]
-    return judged, len(drawn) - len(judged)
+    return judge(setup, drawn)
 
 
 def judge(setup: Setup, drawn: Sequence[Rollout]) -> list[Rollout]:
@@ -140,19 +143,22 @@ def judge(setup: Setup, drawn: Sequence[Rollout]) -> list[Rollout]:
     return [_with_score(r, s) for r, s in zip(scored, _function_scores(setup, scored), strict=True)]
 
 
-def _function_scores(setup: Setup, rollouts: Sequence[Rollout]) -> list[float | None]:
-    """Weighted sum of the functions that judged a row; None when one of them abstained."""
-    total: list[float | None] = [0.0] * len(rollouts)
+def _function_scores(setup: Setup, rollouts: Sequence[Rollout]) -> list[float | Abstain]:
+    """Weighted sum of what the functions gave a row; the first abstention where one of them abstained."""
+    total: list[float | Abstain] = [0.0] * len(rollouts)
     for function, weight in setup.functions:
         given = function.score([r.problem for r in rollouts], rollouts)
         for i, value in enumerate(given):
             so_far = total[i]
-            total[i] = so_far + weight * value if isinstance(value, float) and so_far is not None else None
+            if not isinstance(so_far, Abstain):
+                total[i] = value if isinstance(value, Abstain) else so_far + weight * value
     return total
 
 
-def _with_score(rollout: Rollout, value: float | None) -> Rollout:
-    fact = {"abstained": "a reward function abstained"} if value is None else {"score": value}
+def _with_score(rollout: Rollout, value: float | Abstain) -> Rollout:
+    if "abstained" in rollout.facts:
+        return rollout
+    fact = {"abstained": value.reason} if isinstance(value, Abstain) else {"score": value}
     return replace(rollout, facts={**rollout.facts, **fact})
 
 
@@ -162,8 +168,6 @@ def columns(setup: Setup, rollouts: Sequence[Rollout], base: Policy, step: int) 
     Returns the batch, the rollout number of each of its rows, and the logs.
     """
     form, loop = setup.form, setup.form.loop
-    if not rollouts:
-        raise RunError(f"step {step}: every rollout's check abstained, nothing is left to train on; look at the scorer")
     prompts = [r.trained_prompt for r in rollouts]
     batch = Batch(**to_columns(rollouts))
     if any(role.fills == "ref_logp" for role in form.roles.values()):
@@ -173,7 +177,7 @@ def columns(setup: Setup, rollouts: Sequence[Rollout], base: Policy, step: int) 
     batch, logs = arithmetic.reward_stage(form, batch, facts_of(form, step))
     bad = (~batch["reward"].isfinite()).nonzero().flatten().tolist()
     if bad:
-        why = f"step {step}: the reward of {len(bad)} rows is not finite; no weight was touched"
+        why = f"the reward of {len(bad)} rows is not finite; no weight was touched. Mend the reward"
         raise _refused(setup, step, [rollouts[i] for i in bad], why)
     logs = merge(logs, _reward_logs(batch))
     batch, kept, more = arithmetic.select_stage(form, batch, facts_of(form, step))
@@ -202,7 +206,7 @@ def learn(
             done = update(form, setup.policy, optimiser, part, prompts, facts)
         except RunError as error:
             chosen = [rollouts[rows[i]] for i in getattr(error, "rows", [])]
-            raise _refused(setup, step, chosen, f"step {step}: {error}") from error
+            raise _refused(setup, step, chosen, str(error)) from error
         passed.append(part.rows[done.passed])
         norms.append(done.grad_norm)
         logs = merge(logs, done.logs, {"loss": (done.loss, 1.0)})
@@ -219,25 +223,37 @@ def _one_step(
 ) -> tuple[dict[str, Any], Ledger]:
     """Sample, judge and learn; the line to log and what it cost."""
     began = time.perf_counter()
-    rollouts, abstained = sample(setup, engine, step)
+    drawn = sample(setup, engine, step)
+    rollouts = [r for r in drawn if "abstained" not in r.facts]
+    if not rollouts:
+        raise _refused(setup, step, drawn, _all_abstained(drawn))
     batch, kept, logs = columns(setup, rollouts, base, step)
     chosen = [rollouts[i] for i in kept.tolist()]
-    more, passed, norms = learn(setup, optimiser, batch, chosen, step) if chosen else ({}, kept, [0.0])
+    more, passed, norms = (
+        learn(setup, optimiser, batch, chosen, step) if chosen else ({"loss": (0.0, 1.0)}, kept, [0.0])
+    )
     line: dict[str, Any] = {name: value / count for name, (value, count) in merge(logs, more).items() if count}
-    line |= {"grad_norm": sum(norms) / len(norms), "truegain/abstained": abstained}
+    line |= {"grad_norm": sum(norms) / len(norms), "truegain/abstained": len(drawn) - len(rollouts)}
     line |= {"truegain/trained_rows": int(passed.numel()), **_completion_logs(rollouts)}
     line |= {"lr": optimiser.param_groups[0]["lr"], "seconds": time.perf_counter() - began}
     passes = int(arithmetic.needs_old_pass(setup.form)) + len(setup.form.roles)
-    spent = _sampling_cost(cost, rollouts, setup.form.loop.samples)
+    spent = _sampling_cost(cost, drawn)
     spent += _pass_cost(cost, "trained", [chosen[i] for i in passed.tolist()])
     for _ in range(passes):
         spent += _pass_cost(cost, "scored", rollouts)
     return line, spent
 
 
+def _all_abstained(drawn: Sequence[Rollout]) -> str:
+    reason, count = Counter(str(r.facts["abstained"]) for r in drawn).most_common(1)[0]
+    share = "each time" if count == len(drawn) else f"{count} of {len(drawn)} times"
+    return f"every rollout's check abstained ({share}: {reason}), so there is nothing to train on; mend the check"
+
+
 def _reward_logs(batch: Batch) -> Logs:
     """TRL's names: mean reward, mean deviation within groups, share of groups whose rewards are all equal."""
-    reward, group = batch["reward"], batch["group"]
+    # In double precision the mean of equal float32 numbers is exact, so that equal rewards deviate by exactly 0.
+    reward, group = batch["reward"].double(), batch["group"]
     size = segments.total(torch.ones_like(reward), group)
     centred = reward - segments.spread(segments.mean(reward, group), group)
     spread = (segments.total(centred**2, group) / (size - 1).clamp(min=1)).sqrt()
@@ -245,21 +261,24 @@ def _reward_logs(batch: Batch) -> Logs:
     return {
         "reward": (float(reward.sum()), float(reward.numel())),
         "reward_std": (float(spread.sum()), groups),
-        "frac_reward_zero_std": (float((spread < 1e-6).sum()), groups),
+        "frac_reward_zero_std": (float((spread == 0).sum()), groups),
     }
 
 
 def _completion_logs(rollouts: Sequence[Rollout]) -> dict[str, float]:
     lengths = [len(r.ids) for r in rollouts]
     ended = [len(r.ids) for r in rollouts if r.stop != "length"]
-    out = {"completions/mean_length": sum(lengths) / len(lengths), "completions/max_length": float(max(lengths))}
-    out["completions/clipped_ratio"] = 1 - len(ended) / len(lengths)
+    out = {
+        "completions/mean_length": sum(lengths) / len(lengths),
+        "completions/clipped_ratio": 1 - len(ended) / len(lengths),
+    }
+    out |= {"completions/min_length": float(min(lengths)), "completions/max_length": float(max(lengths))}
     if ended:
         out["completions/mean_terminated_length"] = sum(ended) / len(ended)
     return out
 
 
-def _sampling_cost(cost: ModelCost, rollouts: Sequence[Rollout], samples: int) -> Ledger:
+def _sampling_cost(cost: ModelCost, rollouts: Sequence[Rollout]) -> Ledger:
     """Drawn tokens, plus each prompt once for its group."""
     spent = Ledger()
     seen: set[str] = set()
@@ -316,10 +335,10 @@ def _logged(folder: RunFolder, line: dict[str, Any]) -> dict[str, Any]:
 
 
 def _refused(setup: Setup, step: int, rows: Sequence[Rollout], why: str) -> RunError:
-    """Save the guilty rows beside the log and return the error that names the file."""
-    name = f"failed/step-{step:06d}.jsonl"
+    """Save the guilty rows beside the log and return the error that names step and file, numbered as in the log."""
+    name = f"failed/step-{step + 1:06d}.jsonl"
     lines = [
         {"problem": r.problem.id, "prompt": r.problem.prompt, "text": r.text, "facts": dict(r.facts)} for r in rows
     ]
     setup.folder.records(name).append(*lines)
-    return RunError(f"{why}; the rows are in {setup.folder.path / name}")
+    return RunError(f"step {step + 1}: {why}; the rows are in {setup.folder.path / name}")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import importlib.metadata
+import math
 import platform
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
@@ -14,7 +16,7 @@ from typing import Any, cast
 import torch
 
 from truegain.core.component import spec_of
-from truegain.core.errors import SettingError
+from truegain.core.errors import DataError, SettingError
 from truegain.core.forms import Train, members
 from truegain.core.settings import settings, with_setting
 from truegain.core.types import Task
@@ -30,6 +32,7 @@ from truegain.train.truth import judge_arm
 
 SIZES: Mapping[str, int] = {"dev": 200, "test": 400, "samples": 4}
 FREE = frozenset({"command", "argv", "versions", "settings.loop.steps", "max_seconds", "report_to", "threads"})
+LENGTH = frozenset({"settings.loop.steps", "max_seconds"})
 _PACKAGES = ("truegain", "torch", "transformers", "tokenizers", "safetensors", "numpy")
 _ENDED = "time is up"
 
@@ -67,12 +70,18 @@ def execute(plan: Plan, stop: StopSignal) -> Iterator[dict[str, Any]]:
     """
     for seed in plan.seeds:
         place = plan.out if len(plan.seeds) == 1 else plan.out / f"seed-{seed}"
-        plan.out.parent.mkdir(parents=True, exist_ok=True)
-        plan.out.mkdir(exist_ok=True)
+        _make_parent(place)
         with RunFolder(place) as folder:
             yield from _one_seed(plan, seed, folder, stop)
         if stop.reason():
             return
+
+
+def _make_parent(place: Path) -> None:
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"the run folder {place} cannot be made ({error.strerror}): give another --out") from error
 
 
 def proxy_is_gold(form: Train) -> bool:
@@ -92,19 +101,21 @@ def fitted(form: Train, task: Task) -> Train:
 def _one_seed(plan: Plan, seed: int, folder: RunFolder, stop: StopSignal) -> Iterator[dict[str, Any]]:
     task = parse(plan.task, needs_answer=not plan.rewards)
     plan = replace(plan, form=fitted(plan.form, task))
-    notes = folder.settings(_settings(plan, seed), FREE)
-    functions = tuple(reward_function(text) for text in plan.rewards)
+    # Once the test split was opened for it, a run has its length: what was judged is what the report speaks of.
+    judged = _is_judged(folder, "trained")
+    notes = folder.settings(_settings(plan, seed), FREE - LENGTH if judged else FREE)
     policy = Policy.load(plan.model, dtype=plan.dtype)
     base = policy.reference()
-    setup = Setup(plan.form, policy, task, folder, seed, functions)
     tag = {"seed": seed, "arm": "trained"}
     for note in notes:
         yield {"kind": "note", "step": 0, "text": f"changed since the run began: {note}", **tag}
-    try:
-        spent = _seconds_spent(folder)
-        yield {"kind": "arm", "steps": plan.form.loop.steps, "max_seconds": plan.max_seconds, "spent": spent, **tag}
-        for line in train(setup, _limit(folder, plan.max_seconds, stop)):
-            yield {**line, **tag}
+    with reward_functions(plan.rewards) as functions:
+        setup = Setup(plan.form, policy, task, folder, seed, functions)
+        if not judged:
+            spent, steps = _seconds_spent(folder), plan.form.loop.steps
+            yield {"kind": "arm", "steps": steps, "max_seconds": plan.max_seconds, "spent": spent, **tag}
+            for line in train(setup, _limit(folder, plan.max_seconds, stop)):
+                yield {**line, **tag}
         if stop.reason():
             return
         done = _steps_done(folder)
@@ -117,9 +128,6 @@ def _one_seed(plan: Plan, seed: int, folder: RunFolder, stop: StopSignal) -> Ite
             yield from _controls(plan, setup, base, done, stop)
         if not stop.reason():
             yield {"kind": "done", "folder": str(folder.path), **tag}
-    finally:
-        for function, _ in functions:
-            function.close()
 
 
 def _controls(plan: Plan, setup: Setup, base: Policy, done: int, stop: StopSignal) -> Iterator[dict[str, Any]]:
@@ -226,26 +234,49 @@ def _spent(folder: RunFolder) -> Ledger:
 
 
 def _limit(folder: RunFolder, max_seconds: float | None, stop: StopSignal) -> Callable[[], str | None]:
-    """A reason to stop: the user's, or that this folder's training time, earlier sittings included, is used up."""
+    """A reason to stop: the user's, or that this folder's training time, earlier sittings included, is used up.
+
+    The clock is set at the first question, when the loop has taken up its checkpoint: steps that were lost with a
+    killed sitting, and are taken again, are not charged twice.
+    """
     if max_seconds is None:
         return stop.reason
-    ends = time.monotonic() + max_seconds - _seconds_spent(folder)
-    return lambda: stop.reason() or (_ENDED if time.monotonic() >= ends else None)
+    ends: list[float] = []
+
+    def reason() -> str | None:
+        if not ends:
+            ends.append(time.monotonic() + max_seconds - _seconds_spent(folder))
+        return stop.reason() or (_ENDED if time.monotonic() >= ends[0] else None)
+
+    return reason
 
 
 def _seconds_spent(folder: RunFolder) -> float:
     return sum(float(line.get("seconds", 0.0)) for line in folder.read_log())
 
 
-def reward_function(text: str) -> tuple[RewardFunction, float]:
-    """Load ``path:fn`` or ``path:fn=WEIGHT``. Raises SettingError for a function or a weight that cannot be read."""
+@contextmanager
+def reward_functions(texts: Sequence[str]) -> Iterator[tuple[tuple[RewardFunction, float], ...]]:
+    """Load ``path:fn`` or ``path:fn=WEIGHT`` each, in worker processes that end with the block.
+
+    Raises SettingError for a function or a weight that cannot be read.
+    """
+    with ExitStack() as workers:
+        named = [_path_and_weight(text) for text in texts]
+        yield tuple((workers.enter_context(RewardFunction(path)), weight) for path, weight in named)
+
+
+def _path_and_weight(text: str) -> tuple[str, float]:
     path, _, weight = text.rpartition("=")
     if not path:
-        return RewardFunction(text), 1.0
+        return text, 1.0
     try:
-        return RewardFunction(path), float(weight)
+        number = float(weight)
     except ValueError:
-        raise SettingError(f"--reward {text!r}: the weight after '=' must be a number, not {weight!r}") from None
+        number = math.nan
+    if not math.isfinite(number):
+        raise SettingError(f"--reward {text!r}: the weight after '=' must be a finite number, not {weight!r}")
+    return path, number
 
 
 def _copy_of(base: Policy) -> Policy:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -51,22 +52,25 @@ def look(setup: Setup, engine: Engine, base: Policy, *, step: int) -> dict[str, 
     ``proxy`` is what the run optimises (its reward stage), ``gold`` the task's own checker, ``kl`` the mean of the k3
     estimate of KL(policy || base) per completion, in nats. Intervals are 95 %, over problems.
     """
+    began = time.perf_counter()
     loop = setup.form.loop
     asked = fixed_problems(setup.task, "dev", loop.eval_problems)
     rollouts = draw(setup, setup.policy, engine, asked, temperature=1.0, samples=1, stage="look", step=step)
     judged = [r for r in rollouts if "abstained" not in r.facts]
     line: dict[str, Any] = {"kind": "eval", "step": step, "truegain/abstained": len(rollouts) - len(judged)}
+    # Gold does not hang on the run's own reward: where a reward function abstained, the checker still counts.
+    line |= _triple("gold", gold_of(rollouts))
     if not judged:
-        return line
+        return line | {"seconds": time.perf_counter() - began}
     batch = Batch(**to_columns(judged))
-    for name, values in (("proxy", proxy_of(setup, judged)), ("gold", gold_of(judged))):
-        line |= _triple(name, values)
+    line |= _triple("proxy", proxy_of(setup, judged))
     prompts = [r.prompt_ids for r in judged]
     before = logp_pass(base, prompts, batch, loop, temperature=1.0)
     as_float = [x.double().cpu().numpy() for x in (batch["engine_logp"], before)]
     line |= _triple("kl", kl_estimate(as_float[0], as_float[1], batch["mask"].cpu().numpy()).k3)
     lengths = [len(r.ids) for r in judged]
-    return line | {"mean_length": sum(lengths) / len(lengths), "entropy": _surprise(batch)}
+    line |= {"mean_length": sum(lengths) / len(lengths), "entropy": _surprise(batch)}
+    return line | {"seconds": time.perf_counter() - began}
 
 
 def draw(
