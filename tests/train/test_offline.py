@@ -8,12 +8,19 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from truegain.core.errors import DataError, RunError, SettingError
+from truegain.core.forms import Fit
+from truegain.core.settings import loop_with
 from truegain.policy.policy import Policy
 from truegain.policy.tokenizer import character_tokenizer
+from truegain.recipes.sft import sft as sft_recipe
 from truegain.tasks import make_one
 from truegain.train import tiny
 from truegain.train.muon import Muon, orthogonal
-from truegain.train.offline import Example, _by_length, begin, load_fit, progress_line, save_fit, sft
+from truegain.train.offline import Example, begin, load_fit, progress_line, save_fit, sft
+
+
+def recipe(micro_tokens: int = 128) -> Fit:
+    return loop_with(sft_recipe(), micro_tokens=micro_tokens)
 
 
 def small_policy(seed: int = 0) -> Policy:
@@ -33,8 +40,9 @@ def copy_task(index: int) -> Example:
 
 
 def train(policy, fit, steps, **knobs):
-    settings = {"steps": steps, "batch_tokens": 256, "micro_tokens": 128, "lr": 3e-3, "warmup": 5} | knobs
-    return [fit.loss for fit in sft(policy, copy_task, fit, **settings)]
+    settings = {"steps": steps, "batch_tokens": 256, "lr": 3e-3, "warmup": 5} | knobs
+    form = recipe(settings.pop("micro_tokens", 128))
+    return [fit.loss for fit in sft(form, policy, copy_task, fit, **settings)]
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
@@ -60,9 +68,7 @@ def test_a_resumed_fit_gives_the_same_numbers(tmp_path, optimizer, schedule):
 
     policy = small_policy()
     fit = begin(policy, optimizer=optimizer, weight_decay=3.0)
-    loop = sft(
-        policy, copy_task, fit, steps=12, batch_tokens=256, micro_tokens=128, lr=3e-3, warmup=5, schedule=schedule
-    )
+    loop = sft(recipe(), policy, copy_task, fit, steps=12, batch_tokens=256, lr=3e-3, warmup=5, schedule=schedule)
     first = [next(loop).loss for _ in range(5)]
     save_fit(tmp_path / "stop", policy, fit)
     again, fit = load_fit(tmp_path / "stop")
@@ -115,17 +121,9 @@ def test_tokens_that_do_not_count_change_nothing():
     ends = []
     for token in (90, 91):  # nothing that counts comes after the masked token
         policy = small_policy()
-        list(sft(policy, with_result(token), begin(policy), steps=2, batch_tokens=64))
+        list(sft(recipe(), policy, with_result(token), begin(policy), steps=2, batch_tokens=64))
         ends.append(policy.weights())
     assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
-
-
-def test_parts_cover_the_batch_and_stay_within_their_bound():
-    batch = [copy_task(i) for i in range(100)]
-    parts = list(_by_length(batch, 64))
-    assert sorted(hash(example) for part in parts for example in part) == sorted(map(hash, batch))
-    assert all(len(part) * max(e.size for e in part) <= 64 for part in parts)
-    assert [len(p) for p in _by_length([batch[0]], 1)] == [1]  # a row longer than the bound is a part of its own
 
 
 def test_the_learning_rate_rises_stays_and_falls():
@@ -134,7 +132,7 @@ def test_the_learning_rate_rises_stays_and_falls():
     rates = [
         fit.lr
         for fit in sft(
-            policy, copy_task, fit, steps=10, batch_tokens=64, lr=1.0e-3, warmup=2, schedule="wsd", decay=0.5
+            recipe(), policy, copy_task, fit, steps=10, batch_tokens=64, lr=1.0e-3, warmup=2, schedule="wsd", decay=0.5
         )
     ]
     # rises over 2 steps; from half way falls: (1 - step / 10) / 0.5 for steps 5 to 9
@@ -147,7 +145,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights_are_touched():
     with torch.no_grad():
         policy.model.model.norm.weight[0] = float("nan")
     before = policy.weights()
-    with pytest.raises(RunError, match="sft step 0: loss nan"):
+    with pytest.raises(RunError, match="sft step 0, examples 0 to"):
         train(policy, begin(policy), 1)
     after = policy.weights()
     assert all(torch.equal(before[n].nan_to_num(), after[n].nan_to_num()) for n in before)
@@ -156,9 +154,9 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights_are_touched():
 def test_a_fit_ends_by_steps_or_by_seconds_and_not_by_both():
     policy = small_policy()
     with pytest.raises(SettingError, match="either steps or seconds"):
-        next(sft(policy, copy_task, begin(policy)))
+        next(sft(recipe(), policy, copy_task, begin(policy)))
     fit = begin(policy)
-    list(sft(policy, copy_task, fit, seconds=0.2, batch_tokens=64))
+    list(sft(recipe(), policy, copy_task, fit, seconds=0.2, batch_tokens=64))
     assert fit.seconds >= 0.2 and fit.step > 0
     assert "0 min 00 s left" in progress_line(fit, seconds=0.2)
 
@@ -260,7 +258,7 @@ def test_fit_tiny_writes_the_model_its_curve_and_its_making(tmp_path, monkeypatc
     monkeypatch.setattr(tiny, "fresh_tiny", small_policy)
     monkeypatch.setattr(tiny, "LOOK", {name: (levels[0],) for name, levels in tiny.LOOK.items()})
     said: list[str] = []
-    tiny.fit_tiny(tmp_path, seconds=0.3, batch_tokens=512, looks=2, say=said.append)
+    tiny.fit_tiny(tmp_path, recipe(), seconds=0.3, batch_tokens=512, looks=2, say=said.append)
     record = json.loads((tmp_path / "model" / "fit.json").read_text())
     assert record["steps"] > 0 and len(record["curve"][-1]["accuracy"]) == 10
     assert Policy.load(tmp_path / "model").encode_prompt("1") == (1, 30)

@@ -89,7 +89,7 @@ def test_the_size_of_micro_batches_does_not_change_the_log(tmp_path: Path) -> No
         loop = form.loop.model_copy(update={"micro_tokens": micro})
         lines, _ = run(tmp_path / str(micro), replace(form, loop=loop), model=model, task="sort,level=3")
         logs.append(untimed(lines))
-    assert any(0 < line["truegain/trained_rows"] < 16 for line in steps_of(logs[0]))
+    assert all("kl" in line and line["reward_std"] > 0 for line in steps_of(logs[0]))
     assert len({line["completions/mean_length"] for line in steps_of(logs[0])}) > 1
     assert len(logs[0]) == len(logs[1])
     for a, b in zip(*logs, strict=True):
@@ -161,22 +161,20 @@ def test_an_exception_in_a_step_loses_no_more_than_the_steps_since_the_checkpoin
     assert len(calls) == 7 + 8, "steps 5 to 12 again, and none of the first four"
 
 
-def kill(folder: Path, kills: int, seed: int) -> list[int]:
+@pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.slow)])
+def test_a_run_killed_at_random_moments_resumes_to_the_same_numbers(tmp_path: Path, kills: int) -> None:
+    steps = 8 * kills
     driver = Path(__file__).with_name("train_runs.py")
     done = subprocess.run(
-        [sys.executable, str(driver), str(folder), str(kills), str(seed)],
+        [sys.executable, str(driver), str(tmp_path / "run"), str(steps), str(kills)],
         capture_output=True, text=True, timeout=600, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
-
-
-@pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.slow)])
-def test_a_run_killed_at_random_moments_resumes_to_the_same_numbers(tmp_path: Path, whole: Path, kills: int) -> None:
-    statuses = kill(tmp_path / "run", kills, seed=kills)
-    assert len(statuses) == kills + 1 and statuses[-1] == 0
-    assert statuses.count(signal.SIGKILL) >= 2, "the kills came too late: the test shows nothing"
-    check_resumed(tmp_path / "run", whole)
+    statuses = json.loads(done.stdout)
+    assert len(statuses) == kills + 1 and statuses[-1] == 0, done.stderr
+    assert statuses.count(signal.SIGKILL) >= kills - 1, "the kills came too late: the test shows little"
+    run(tmp_path / "whole", form_of(steps=steps))
+    check_resumed(tmp_path / "run", tmp_path / "whole")
     with RunFolder(tmp_path / "run"):
         pass  # and no killed sitting still holds the folder
 

@@ -118,35 +118,35 @@ class Function:
         return self.judge(rollouts)
 
 
-def _sitting(folder: Path, out: int) -> None:
+def _sitting(folder: Path, steps: int, out: int) -> None:
     """Take the run up and go on to its end; a byte per line tells the parent how far it is."""
-    held = RunFolder(folder)
-    with held, closing(train(Setup(form_of(), Policy.load("table"), make(BANDIT), held), lambda: None)) as going:  # pyright: ignore[reportArgumentType]
-        for _ in going:
+    with RunFolder(folder) as held:
+        setup = Setup(form_of(steps=steps), Policy.load("table"), make(BANDIT), held)
+        for _ in train(setup, lambda: None):
             os.write(out, b".")
 
 
-def kill_sittings(folder: Path, kills: int, seed: int) -> Iterator[int]:
+def kill_sittings(folder: Path, steps: int, kills: int) -> Iterator[int]:
     """Start sittings on one run and SIGKILL each at a random moment; then let one end. Yields the wait statuses.
 
     The parent never trains, so that the children may fork with torch imported once.
     """
-    draw = random.Random(seed)
+    draw = random.Random(kills)
     for left in range(kills, -1, -1):
         read, write = os.pipe()
         pid = os.fork()
         if pid == 0:
             code = 1
             try:
-                _sitting(folder, write)
+                _sitting(folder, steps, write)
                 code = 0
             finally:
                 os._exit(code)
         os.close(write)
         if left:
-            for _ in range(draw.randint(1, 7)):
+            for _ in range(draw.randint(0, 6)):
                 os.read(read, 1)
-            time.sleep(draw.uniform(0.0, 0.03))
+            time.sleep(draw.uniform(0.0, 0.01))
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         status = os.waitpid(pid, 0)[1]

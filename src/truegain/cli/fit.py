@@ -48,6 +48,7 @@ def tiny(
     ] = 300.0,
 ) -> None:
     """Make the embedded model: one small transformer for all embedded tasks, in both styles."""
+    from truegain.recipes.sft import sft as recipe
     from truegain.train.launch import best_threads
     from truegain.train.tiny import fit_tiny
 
@@ -56,7 +57,9 @@ def tiny(
     # What is not given keeps the default that made the shipped model.
     given: dict[str, Any] = {name: value for name, value in {"lr": lr, "decay": decay}.items() if value is not None}
     try:
-        done = fit_tiny(out, seconds=seconds, seed=seed, resume=resume, look_every=look_every, say=say, **given)
+        done = fit_tiny(
+            out, recipe(), seconds=seconds, seed=seed, resume=resume, look_every=look_every, say=say, **given
+        )
     except KeyboardInterrupt:
         again = f"truegain fit tiny --out {out} --resume {out}/snapshot-NNN"
         say(f"stopped; snapshots are in {out}. To go on from one: {again}")
@@ -77,6 +80,7 @@ def sft(
 ) -> None:
     """Fine-tune a model on a task's reference completions; the model is in FOLDER/model."""
     from truegain.policy.policy import Policy
+    from truegain.recipes.sft import sft as recipe
     from truegain.tasks.mixture import parse
     from truegain.train.launch import best_threads, stop_at
     from truegain.train.offline import begin, load_fit, progress_line, save_fit
@@ -92,8 +96,9 @@ def sft(
     state = state or begin(policy, weight_decay=0.0)
     out.mkdir(parents=True, exist_ok=True)
     examples, said = _examples(policy, made, seed), state.seconds
+    paced = {"steps": steps, "lr": lr, "warmup": 10, "batch_tokens": batch_tokens}
     with stop_at(say=say) as stop:
-        for state in steps_of(policy, examples, state, steps=steps, lr=lr, warmup=10, batch_tokens=batch_tokens):  # noqa: B020
+        for state in steps_of(recipe(), policy, examples, state, **paced):  # noqa: B020
             if state.seconds - said > 5 or state.step == steps:
                 said = state.seconds
                 say(progress_line(state, steps=steps))

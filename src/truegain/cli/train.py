@@ -161,6 +161,7 @@ def make_plan(options: Mapping[str, Any], argv: Sequence[str]) -> Any:
     check_reporters(options["report-to"])
     form = _form(options)
     from truegain.recipes import controls
+    from truegain.recipes.sft import sft
     from truegain.train.run import SIZES, Plan
 
     if options["reward"]:
@@ -174,6 +175,7 @@ def make_plan(options: Mapping[str, Any], argv: Sequence[str]) -> Any:
         out=Path(options["out"]),
         seeds=tuple(range(options["seed"], options["seed"] + options["seeds"])),
         blind=controls.blind(form) if options["controls"] else None,
+        sft=sft() if options["controls"] else None,
         rewards=tuple(options["reward"]),
         max_seconds=options["max-seconds"],
         sizes={**SIZES, **given},

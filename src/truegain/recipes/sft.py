@@ -12,5 +12,5 @@ def sft() -> Fit:
     """Maximum likelihood on the task's demonstrations, averaged over tokens."""
     return Fit(
         terms=(Term(surrogate=objective.negative_logp, weight=objective.token_mean),),
-        loop=Loop(lr=1e-4, warmup=10, prompts=64),
+        loop=Loop(lr=1e-4, warmup=10, micro_tokens=4096),
     )

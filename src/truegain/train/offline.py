@@ -17,9 +17,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from truegain.core import arithmetic, forms
+from truegain.core.arithmetic import OptimiserStep
+from truegain.core.batch import Batch
 from truegain.core.errors import DataError, RunError, SettingError
-from truegain.policy.logprobs import token_logp
 from truegain.policy.policy import Policy
+from truegain.train.learner import update
 from truegain.train.muon import Muon
 
 SETTINGS = ("lr", "betas", "weight_decay", "momentum")
@@ -86,6 +89,7 @@ def _embeddings(model: Any) -> list[torch.nn.Module]:
 
 
 def sft(
+    form: forms.Fit,
     policy: Policy,
     examples: Callable[[int], Example],
     fit: Fit,
@@ -93,49 +97,35 @@ def sft(
     steps: int | None = None,
     seconds: float | None = None,
     batch_tokens: int = 8192,
-    micro_tokens: int = 4096,
     lr: float = 3e-3,
     warmup: int = 100,
     schedule: Schedule = "cosine",
     decay: float = 0.2,
-    grad_clip: float = 1.0,
 ) -> Iterator[Fit]:
     """Train on ``examples(0), examples(1), ...`` and yield the fit after every optimiser step, until it is done.
 
     Ends after ``steps`` steps or ``seconds`` of stepping (what the caller does between steps does not count); one of
-    the two is given and paces the schedule too. A step takes examples until they hold ``batch_tokens`` tokens, cut by
-    length into micro-batches of at most ``micro_tokens`` padded ones. The loss is the mean of -log p over all tokens
-    of the step that count. The learning rate rises over ``warmup`` steps to ``lr``, then stays (``constant``), falls
+    the two is given and paces the schedule too. A step takes examples until they hold ``batch_tokens`` tokens; the loss
+    is the form's terms over them, in micro-batches of ``loop.micro_tokens``, the gradient clipped to
+    ``loop.grad_clip``. The learning rate rises over ``warmup`` steps to ``lr``, then stays (``constant``), falls
     as a cosine, or stays and falls linearly to 0 over the last ``decay`` of the fit (``wsd``). Raises RunError before
     the weights are touched if the loss or its gradient is not finite.
     """
     if (steps is None) == (seconds is None):
         raise SettingError("sft: give either steps or seconds, to end the fit and to pace its learning rate")
     done = (lambda: fit.step / steps) if steps is not None else (lambda: fit.seconds / seconds)  # pyright: ignore
-    parameters = [p for group in fit.optimizer.param_groups for p in group["params"]]
     policy.model.train()
     while done() < 1.0:
         began = time.perf_counter()
         batch, index = _draw(examples, fit.index, batch_tokens)
-        counted = max(1, sum(sum(example.mask) for example in batch))
-        loss = 0.0
-        for part in _by_length(batch, micro_tokens):
-            part_loss = _loss_sum(policy, part) / counted
-            part_loss.backward()
-            loss += part_loss.item()
-        norm = float(torch.nn.utils.clip_grad_norm_(parameters, grad_clip))
-        if not (math.isfinite(loss) and math.isfinite(norm)):
-            fit.optimizer.zero_grad()
-            raise RunError(
-                f"sft step {fit.step}: loss {loss}, gradient norm {norm} over examples {fit.index} to {index - 1}: "
-                "lower the learning rate or look at these examples; the weights are as before the step"
-            )
         fit.lr = lr * min(1.0, (fit.step + 1) / max(1, warmup)) * _level(schedule, done(), decay)
         for group in fit.optimizer.param_groups:
             group["lr"] = fit.lr
-        fit.optimizer.step()
-        fit.optimizer.zero_grad()
-        fit.step, fit.index, fit.loss, fit.grad_norm = fit.step + 1, index, loss, norm
+        try:
+            updated = update(form, policy, fit.optimizer, as_step(form, batch), [e.prompt for e in batch], {})
+        except RunError as error:
+            raise RunError(f"sft step {fit.step}, examples {fit.index} to {index - 1}: {error}") from error
+        fit.step, fit.index, fit.loss, fit.grad_norm = fit.step + 1, index, updated.loss, updated.grad_norm
         fit.tokens += sum(example.size for example in batch)
         fit.seconds += time.perf_counter() - began
         yield fit
@@ -209,28 +199,19 @@ def _draw(examples: Callable[[int], Example], index: int, batch_tokens: int) -> 
     return batch, index
 
 
-def _by_length(batch: Sequence[Example], micro_tokens: int) -> Iterator[list[Example]]:
-    """Cut a batch, sorted by length, so that rows x longest stays within ``micro_tokens`` (one row always fits)."""
-    part: list[Example] = []
-    for example in sorted(batch, key=lambda example: example.size):
-        if part and (len(part) + 1) * example.size > micro_tokens:
-            yield part
-            part = []
-        part.append(example)
-    if part:
-        yield part
-
-
-def _loss_sum(policy: Policy, part: Sequence[Example]) -> Tensor:
-    width = max(len(example.completion) for example in part)
-    tokens = torch.zeros(len(part), width, dtype=torch.long)
-    mask = torch.zeros(len(part), width)
-    for i, example in enumerate(part):
-        tokens[i, : len(example.completion)] = torch.tensor(example.completion)
-        mask[i, : len(example.mask)] = torch.tensor(example.mask, dtype=torch.float32)
-    lengths = torch.tensor([len(example.completion) for example in part])
-    logp, _ = token_logp(policy, [example.prompt for example in part], tokens, lengths)
-    return -(logp * mask.to(logp.device)).sum()
+def as_step(form: forms.Fit, batch: Sequence[Example]) -> OptimiserStep:
+    """Examples as the rows of one optimiser step, each a group of its own."""
+    width = max(len(example.completion) for example in batch)
+    tokens = torch.zeros(len(batch), width, dtype=torch.long)
+    mask = torch.zeros(len(batch), width, dtype=torch.bool)
+    turn = torch.full((len(batch), width), -1)
+    for i, example in enumerate(batch):
+        size = len(example.completion)
+        tokens[i, :size], mask[i, :size] = torch.tensor(example.completion), torch.tensor(example.mask)
+        turn[i, :size] = 0
+    columns = Batch(tokens=tokens, mask=mask, turn=turn, group=torch.arange(len(batch)))
+    advantages, _ = arithmetic.credit_stage(form, columns, {})
+    return arithmetic.plan_stage(form, columns, advantages, {})[0][0]
 
 
 def _level(schedule: Schedule, done: float, decay: float) -> float:

@@ -17,7 +17,7 @@ import torch
 
 from truegain.core.component import spec_of
 from truegain.core.errors import DataError, SettingError
-from truegain.core.forms import Train, members
+from truegain.core.forms import Fit, Train, members
 from truegain.core.settings import settings, with_setting
 from truegain.core.types import Task
 from truegain.policy.policy import Policy
@@ -28,6 +28,7 @@ from truegain.train.launch import StopSignal
 from truegain.train.ledger import Ledger, attended, model_cost, spend
 from truegain.train.offline import Example, begin, sft
 from truegain.train.online import SEED_STRIDE, Setup, train
+from truegain.train.tiny import demonstration_example
 from truegain.train.truth import judge_arm
 
 SIZES: Mapping[str, int] = {"dev": 200, "test": 400, "samples": 4}
@@ -41,7 +42,8 @@ _ENDED = "time is up"
 class Plan:
     """What `execute` runs.
 
-    ``blind`` is the form under a random reward (`truegain.recipes.controls.blind`); with it the control arms run.
+    ``blind`` is the form under a random reward (`truegain.recipes.controls.blind`), ``sft`` the recipe of that name:
+    with them these control arms run.
     ``max_seconds`` bounds the trained arm's training time per seed; controls are matched to what it spent, and the
     judgement comes on top. ``rewards`` are dotted paths ``path:fn`` or ``path:fn=WEIGHT``. ``sizes`` are the problems
     of ``dev`` and ``test`` and the ``samples`` per problem.
@@ -54,6 +56,7 @@ class Plan:
     out: Path
     seeds: tuple[int, ...] = (0,)
     blind: Train | None = None
+    sft: Fit | None = None
     rewards: tuple[str, ...] = ()
     max_seconds: float | None = None
     sizes: Mapping[str, int] = field(default_factory=lambda: dict(SIZES))
@@ -149,62 +152,43 @@ def _controls(plan: Plan, setup: Setup, base: Policy, done: int, stop: StopSigna
                 return
         yield from _judged(setup, plan, tag["arm"], control.policy, done, tag, stop)
     tag = {"seed": setup.seed, "arm": "control:more-sft"}
+    if plan.sft is None:
+        return
     if not hasattr(setup.task, "demonstration"):
         yield {"kind": "note", "step": done, "text": "no more-SFT control: this task has no demonstrations", **tag}
     elif not _is_judged(setup.folder, tag["arm"]):
         policy = _copy_of(base)
         budget = _spent(setup.folder).flops
         yield {"kind": "arm", "steps": None, "flops": budget, "max_seconds": None, **tag}
-        for line in more_sft(policy, setup.task, budget, plan.form.loop.lr, setup.seed):
+        for line in more_sft(plan.sft, policy, setup.task, budget, plan.form.loop.lr, setup.seed):
             yield {**line, **tag}
             if stop.reason():
                 return
         yield from _judged(setup, plan, tag["arm"], policy, done, tag, stop)
 
 
-def more_sft(policy: Policy, task: Task, flops: int, lr: float, seed: int) -> Iterator[dict[str, Any]]:
+def more_sft(form: Fit, policy: Policy, task: Task, flops: int, lr: float, seed: int) -> Iterator[dict[str, Any]]:
     """Fine-tune on the task's own demonstrations until ``flops`` operations are spent; yields a line per step."""
     cost, ledger = model_cost(policy.model), Ledger()
-    eos = sorted(policy.eos_ids)[:1]
+    spent = 0
 
     def example(index: int) -> Example:
         problem = task.problem("train", (seed + 1) * SEED_STRIDE + index)
         text = cast(Any, task).demonstration(problem, random.Random(f"{seed}-{index}"))
-        prompt, completion = policy.encode_prompt(problem.prompt), (*policy.encode(text), *eos)
-        return Example(prompt, completion, _policy_mask(task, policy, text, len(completion)))
+        return demonstration_example(policy, problem, text)
 
-    index = 0
-    for fit in sft(
-        policy, example, begin(policy, weight_decay=0.0), steps=10**9, lr=lr, warmup=10, schedule="constant"
-    ):
-        for i in range(index, fit.index):
-            size = example(i).size
+    state = begin(policy, weight_decay=form.loop.weight_decay)
+    endless = sft(form, policy, example, state, steps=10**9, lr=lr, warmup=form.loop.warmup, schedule="constant")
+    for state in endless:
+        for size in (example(i).size for i in range(spent, state.index)):
             ledger += spend(cost, "trained", size, attended(0, size))
-        index = fit.index
+        spent = state.index
         share = ledger.flops / max(flops, 1)
-        yield {
-            "kind": "step",
-            "step": fit.step,
-            "loss": fit.loss,
-            "progress": min(share, 1.0),
-            "ledger": ledger.to_json(),
-        }
+        line = {"kind": "step", "step": state.step, "loss": state.loss, "progress": min(share, 1.0)}
+        yield {**line, "ledger": ledger.to_json()}
         if share >= 1:
             break
     policy.model.eval()
-
-
-def _policy_mask(task: Task, policy: Policy, text: str, size: int) -> tuple[bool, ...]:
-    """Which tokens of a demonstration the policy writes; the tool's results are not learned."""
-    from truegain.tasks.generated import policy_spans
-
-    mask: list[bool] = []
-    at = 0
-    for start, end in policy_spans(text):
-        mask += [False] * len(policy.encode(text[at:start])) + [True] * len(policy.encode(text[start:end]))
-        at = end
-    mask += [False] * len(policy.encode(text[at:]))
-    return (*mask, *[True] * (size - len(mask)))
 
 
 def _judged(

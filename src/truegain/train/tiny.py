@@ -14,6 +14,7 @@ import torch
 import transformers
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from truegain.core import forms
 from truegain.core.types import Problem, Rollout, Turn
 from truegain.policy.policy import Policy
 from truegain.policy.tokenizer import character_tokenizer
@@ -71,19 +72,19 @@ LOOK: Mapping[str, tuple[int, ...]] = {
 
 def fit_tiny(
     out: str | Path,
+    form: forms.Fit,
     *,
     seconds: float = 3600.0,
     seed: int = 0,
     resume: str | Path | None = None,
-    decay: float = 0.2,
+    decay: float = 0.4,
     lr: float = 1e-2,
     batch_tokens: int = 6144,
-    micro_tokens: int = 4096,
     look_every: float = 300.0,
     looks: int = 64,
     say: Callable[[str], None] = print,
 ) -> Path:
-    """Fit the embedded model for ``seconds`` of stepping and write it to ``out``; returns ``out``.
+    """Fit the embedded model by ``form`` (the recipe `sft`) for ``seconds`` of stepping; returns ``out``.
 
     The learning rate is constant, then falls to 0 over the last ``decay`` of the time, so that any snapshot
     (``out/snapshot-MMM``, one per ``look_every`` seconds) can be annealed: ``resume`` one with ``seconds`` its own
@@ -103,7 +104,7 @@ def fit_tiny(
     said = looked = fit.seconds
     settings = {"seconds": seconds, "decay": decay, "lr": lr, "batch_tokens": batch_tokens, "resumed_at_step": fit.step}
     loop = sft(
-        policy, examples, fit, seconds=seconds, batch_tokens=batch_tokens, micro_tokens=micro_tokens,
+        form, policy, examples, fit, seconds=seconds, batch_tokens=batch_tokens,
         lr=lr, warmup=50, schedule="wsd", decay=decay,
     )  # fmt: skip
     losses: list[float] = []
