@@ -264,6 +264,6 @@ def test_fit_tiny_writes_the_model_its_curve_and_its_making(tmp_path, monkeypatc
     assert Policy.load(tmp_path / "model").encode_prompt("1") == (1, 30)
     assert any("looked" in line for line in said)
     assert str(tmp_path) not in json.dumps(record)
-    more = tiny.fit_tiny(tmp_path / "annealed", seconds=0.6, batch_tokens=512, looks=2, say=said.append,
+    more = tiny.fit_tiny(tmp_path / "annealed", recipe(), seconds=0.6, batch_tokens=512, looks=2, say=said.append,
                          resume=next(tmp_path.glob("snapshot-*")))  # fmt: skip
     assert json.loads((more / "model" / "fit.json").read_text())["steps"] > record["steps"]

@@ -52,7 +52,8 @@ class Rules:
     in other clothes (permuted, commuted) to one string. ``answer`` raises ValueError for a content that it cannot
     read. ``correct(content, text)`` judges an answer text of at most `MAX_ANSWER` characters. ``think`` writes the
     reference trace. ``longest(level, style)`` bounds a demonstration's tokens. ``levels`` are the lowest and the
-    highest, ``default`` the level of each style at which the embedded model is right in 25 to 60 % of its samples. ``world`` makes the environment of a task with a tool, ``call_cost`` its default.
+    highest, ``default`` the level of each style at which the embedded model is right in 25 to 60 % of its samples.
+    ``world`` makes the environment of a task with a tool, ``call_cost`` its default.
     """
 
     name: str
