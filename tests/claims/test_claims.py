@@ -75,7 +75,7 @@ def test_a_tie_is_reproduced_only_when_the_interval_lies_within_the_margin_on_bo
 
 @pytest.mark.parametrize("effects", [(0.3, 0.3, math.nan, 0.3, 0.3), (0.3, 0.3, math.inf, 0.3, 0.3), (0.3,) * 4])
 def test_a_seed_without_a_number_gives_no_verdict_and_does_not_drop_out(effects: tuple[float, ...]) -> None:
-    with pytest.raises(RunError, match="claim toy: .*so there is no verdict"):
+    with pytest.raises(RunError, match=r"claim toy: .*so there is no verdict"):
         record_of(claim(), rows_of(effects), 1.0)
 
 

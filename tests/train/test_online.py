@@ -18,8 +18,18 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from train_runs import (
-    BANDIT, Function, begin, equal, final_weights, form_of, llama, logged, rollout, run, untimed,
-)  # fmt: skip
+    BANDIT,
+    Function,
+    begin,
+    equal,
+    final_weights,
+    form_of,
+    llama,
+    logged,
+    rollout,
+    run,
+    untimed,
+)
 
 from truegain.core.component import REGISTRY, component, spec_of
 from truegain.core.errors import RunError, WiringError
@@ -54,26 +64,27 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_grpo_lifts_the_reward_far_above_a_run_under_a_random_reward(tmp_path: Path) -> None:
-    form = form_of(steps=60, prompts=16, samples=8, eval_every=0, save_every=0)
+    form = form_of(steps=60, prompts=8, samples=12, eval_every=0, save_every=0)
 
     def late(name: str, form: Any) -> float:
-        # The checker's verdict on the last ten steps, whatever the reward was.
+        # The checker's verdict on the last twenty steps, whatever the reward was.
         seen: list[float] = []
         judge = Function(lambda rows: [seen.append(float(r.facts["correct"])) or 0.0 for r in rows])
         run(tmp_path / name, form, functions=((judge, 1.0),))
-        return sum(seen[-1280:]) / 1280
+        return sum(seen[-1920:]) / 1920
 
     learned, blindly = late("grpo", form), late("blind", blind(form, rate=0.1))
-    # 10 % of the arms are right, so a policy that knows nothing stays near 0.1.
-    assert blindly < 0.17
-    assert learned > blindly + 0.1
+    # 10 % of the arms are right, so a policy that knows nothing stays near 0.1. Four seeds gave 0.25 to 0.28 against
+    # 0.09 to 0.12; the standard error of either number is below 0.01.
+    assert blindly < 0.15
+    assert learned > blindly + 0.08
 
 
 def test_the_same_seed_gives_the_same_numbers_and_another_seed_others(tmp_path: Path, whole: Path) -> None:
     _, same = run(tmp_path / "same")
     assert logged(tmp_path / "same") == logged(whole)
     assert final_weights(tmp_path / "same") == final_weights(whole)
-    assert equal(same.weights(), {n: t for n, t in load_file(newest(whole) / "model.safetensors").items()})
+    assert equal(same.weights(), load_file(newest(whole) / "model.safetensors"))
     run(tmp_path / "other", seed=1)
     rewards = [[line["reward"] for line in steps_of(logged(folder))] for folder in (whole, tmp_path / "other")]
     assert rewards[0] != rewards[1]
@@ -128,7 +139,7 @@ def check_resumed(folder: Path, whole: Path) -> None:
     assert final_weights(folder) == final_weights(whole)
 
 
-@pytest.mark.parametrize("lines", [1, 4, 5, 6, 11, 15])
+@pytest.mark.parametrize("lines", [1, 5, 6, 15])
 def test_a_run_dropped_after_any_line_resumes_to_the_same_numbers(tmp_path: Path, whole: Path, lines: int) -> None:
     # Lines: the look at step 0, five steps, the look at step 5, five steps, the look at step 10, two steps.
     assert len(begin(tmp_path / "run", lines)) == lines
@@ -136,7 +147,7 @@ def test_a_run_dropped_after_any_line_resumes_to_the_same_numbers(tmp_path: Path
     check_resumed(tmp_path / "run", whole)
     notes = [line["text"] for line in again if line["kind"] == "note"]
     # A line is on the disk before the checkpoint of its step: dropped right after it, a step is done again.
-    saved = {1: None, 4: None, 5: None, 6: 4, 11: 8, 15: 8}[lines]
+    saved = {1: None, 5: None, 6: 4, 15: 8}[lines]
     assert notes == ([] if saved is None else [f"resumed after step {saved}"])
 
 
@@ -253,16 +264,14 @@ def test_ctrl_c_on_the_command_line_ends_the_process_with_130_and_the_same_comma
 # Numbers that are not finite
 
 
-@pytest.mark.parametrize("value", [1e39, -1e39])
-def test_a_reward_that_is_not_finite_stops_before_a_weight_is_touched_and_saves_its_rows(
-    tmp_path: Path, value: float
-) -> None:
+def test_a_reward_that_is_not_finite_stops_before_a_weight_is_touched_and_saves_its_rows(tmp_path: Path) -> None:
+    value = 1e39
     form = on_user_score(form_of(eval_every=0, save_every=0))
     calls = []
 
     def judge(rows: Any) -> list[float | Abstain]:
         calls.append(rows)
-        # Finite in Python, infinite as the float32 of a column.
+        # The value is finite in Python, but infinite as the float32 of a column.
         return [value if len(calls) == 3 and i == 5 else float(i % 2) for i in range(len(rows))]
 
     policy = Policy.load("table")

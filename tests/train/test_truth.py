@@ -10,9 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from train_runs import BANDIT, Function, form_of, run
+from train_runs import BANDIT, Function, form_of, rollout, run
 
 from truegain.core.errors import DataError
 from truegain.core.types import Abstain, Problem
@@ -48,7 +46,8 @@ def setup_of(held: RunFolder, form: Any = None, **more: Any) -> Setup:
     return Setup(form or form_of(), Policy.load("table"), make(BANDIT), held, **more)
 
 
-@given(st.sampled_from(["bandit,level=10", "sort,level=2", "sort,level=6", "add,level=3"]), st.integers(2, 40))
+@pytest.mark.parametrize("count", [2, 25])
+@pytest.mark.parametrize("task", ["bandit,level=10", "sort,level=2", "add,level=3"])
 def test_fixed_problems_are_distinct_the_same_each_time_and_of_their_split_alone(task: str, count: int) -> None:
     made = make(task)
     found = {split: [p.id for p in fixed_problems(made, split, count)] for split in ("train", "dev", "test")}
@@ -105,7 +104,9 @@ def test_proxy_is_what_the_run_optimises_and_gold_what_the_checker_says(tmp_path
 
 def dev_records(accuracy: dict[float, list[float | None]]) -> list[dict[str, Any]]:
     return [
-        {"temperature": t, "gold": gold, "problem": f"p{i}"} for t, row in accuracy.items() for i, gold in enumerate(row)
+        {"temperature": t, "gold": gold, "problem": f"p{i}"}
+        for t, row in accuracy.items()
+        for i, gold in enumerate(row)
     ]
 
 
@@ -196,10 +197,10 @@ def test_a_checker_that_abstains_leaves_neither_gold_nor_proxy(tmp_path: Path) -
 def test_two_judgements_of_the_same_weights_differ_by_nothing_but_chance(tmp_path: Path) -> None:
     # Many small comparisons of a model with itself: about one in twenty intervals may miss 0.
     missed, values = 0, []
-    for seed in range(20):
+    for seed in range(12):
         with RunFolder(tmp_path / str(seed)) as held:
             setup = setup_of(held, seed=seed)
-            asked = fixed_problems(setup.task, "test", 60)
+            asked = fixed_problems(setup.task, "test", 40)
             golds = [
                 np.array([line["gold"] for line in records(setup, arm, setup.policy, "test", asked, 1.0, 4)])
                 for arm in ("base", "trained")
@@ -207,14 +208,13 @@ def test_two_judgements_of_the_same_weights_differ_by_nothing_but_chance(tmp_pat
         found = paired_difference(*(gold.reshape(-1, 4) for gold in golds))
         values.append(found.value)
         missed += not found.low <= 0 <= found.high
-    # P(more than 4 of 20 at 5 %) is 0.3 %; the draws are fixed by the seeds, so this never flickers.
-    assert missed <= 4
-    assert abs(float(np.mean(values))) < 0.02 and len(set(values)) > 10
+    # P(more than 3 of 12 at 5 %) is 0.2 %; the draws are fixed by the seeds, so this never flickers.
+    assert missed <= 3
+    # A difference of 40 problems with 4 samples each has a deviation of 0.0335, the mean of twelve 0.0097.
+    assert abs(float(np.mean(values))) < 0.036 and len(set(values)) > 6
 
 
 def test_gold_is_nan_where_the_checker_gave_none() -> None:
-    from train_runs import rollout
-
     found = gold_of([rollout("a", correct=1.0), rollout("b", abstained="x")])
     assert found[0] == 1.0 and math.isnan(found[1])
 

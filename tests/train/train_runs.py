@@ -102,9 +102,7 @@ def rollout(problem: str, text: str = "a", *, sample: int = 0, tokens: int = 1, 
     """A completion of ``tokens`` tokens with these facts."""
     ids = tuple(20 + (sample + i) % 50 for i in range(tokens))
     found = Problem(problem, problem)
-    return Rollout(
-        found, (1, 30, 31), ids, (-1.0,) * tokens, text, "eos", (Turn("policy", 0, tokens),), sample, facts
-    )
+    return Rollout(found, (1, 30, 31), ids, (-1.0,) * tokens, text, "eos", (Turn("policy", 0, tokens),), sample, facts)
 
 
 class Function:
