@@ -425,7 +425,7 @@ def test_a_step_in_which_every_group_agrees_is_logged_and_touches_nothing(tmp_pa
     assert equal(policy.weights(), Policy.load("table").weights())
 
 
-@pytest.mark.parametrize("scale", [1.0, 1234.567])
+@pytest.mark.parametrize("scale", [1.0, 1000.1])
 def test_reward_mean_deviation_and_the_share_of_groups_without_a_signal_are_exact(tmp_path: Path, scale: float) -> None:
     rewards = {"a": [1, 1, 1], "b": [1, 0], "c": [0, 0, 0, 0], "d": [1]}
     rows = [rollout(p, sample=i, correct=float(v)) for p, values in rewards.items() for i, v in enumerate(values)]
@@ -435,7 +435,8 @@ def test_reward_mean_deviation_and_the_share_of_groups_without_a_signal_are_exac
         batch, kept, logs = online.columns(Setup(form, policy, make(BANDIT), held), rows, policy.reference(), 0)
     assert kept.tolist() == list(range(10)) and batch["group"].tolist() == [0, 0, 0, 1, 1, 2, 2, 2, 2, 3]
     means = {name: total / count for name, (total, count) in logs.items()}
-    # 5 of 10 rows are right. Only group b spreads: its deviation with n - 1 is sqrt(0.5). a, c and d do not.
+    # 5 of 10 rows are right. Only group b spreads: its deviation with n - 1 is sqrt(0.5). a, c and d do not, though
+    # in float32 the mean of three times 1000.1 is not 1000.1.
     assert means["reward"] == pytest.approx(0.5 * scale)
     assert means["reward_std"] == pytest.approx(math.sqrt(0.5) / 4 * scale)
     assert means["frac_reward_zero_std"] == 0.75

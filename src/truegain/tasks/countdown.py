@@ -1,4 +1,7 @@
-"""Reach a target with given numbers, each used exactly once. The level is how many. Content: ``3 5 2 = 17``.
+"""Reach a target with given numbers, each used exactly once. Content: ``3 5 2 = 17``.
+
+Levels 2 to 6 give that many numbers. Levels 7 and 8 give three and four from a wider range, on which the embedded model
+was not fitted.
 
 Any right expression counts. Targets are made from left-to-right expressions of ``+ - *`` whose intermediate results
 stay positive, so every problem has a solution; the reference is the first one that `solve` finds. Half of the numbers
@@ -17,6 +20,8 @@ from truegain.tasks.arithmetic import numbers, parse, value
 from truegain.tasks.generated import Rules
 
 SMALL, HIGH, TARGET, MIDDLE = 9, 20, 50, 99
+WIDE = {7: 3, 8: 4}
+WIDE_HIGH, WIDE_TARGET = 50, 99
 Fold = tuple[tuple[int, ...], str]  # numbers in the order used, and the operators between them
 
 
@@ -32,14 +37,15 @@ def _apply(op: str, x: int, y: int) -> int:
 
 
 def _draw(rng: random.Random, level: int) -> str | None:
-    given = [rng.randint(1, rng.choice((SMALL, HIGH))) for _ in range(level)]
-    order = rng.sample(given, level)
+    count, high, limit = (WIDE[level], WIDE_HIGH, WIDE_TARGET) if level in WIDE else (level, HIGH, TARGET)
+    given = [rng.randint(1, rng.choice((SMALL, high))) for _ in range(count)]
+    order = rng.sample(given, count)
     total = order[0]
     for number in order[1:]:
         total = _apply(rng.choice("++--*"), total, number)
         if not 0 < total <= MIDDLE:
             return None
-    return f"{' '.join(map(str, given))} = {total}" if total <= TARGET else None
+    return f"{' '.join(map(str, given))} = {total}" if total <= limit else None
 
 
 def _key(content: str) -> str:
@@ -134,8 +140,9 @@ def _think(content: str, draw: random.Random) -> str:
 
 
 def _longest(level: int, style: str) -> int:
-    answer = 3 * level - 1 + 2 * max(level - 2, 0) + 2
-    line = 9 * (level - 1) + 3
+    count = WIDE.get(level, level)
+    answer = 3 * count - 1 + 2 * max(count - 2, 0) + 2
+    line = 9 * (count - 1) + 3
     return answer + (0 if style == "direct" else 3 * line + 5 + answer + 12 + 2)
 
 
@@ -150,8 +157,8 @@ def _instruction(content: str) -> str:
 RULES = Rules(
     name="countdown",
     word="count",
-    levels=(2, 6),
-    default={"direct": 3, "trace": 3},
+    levels=(2, 8),
+    default={"direct": 7, "trace": 4},
     draw=_draw,
     key=_key,
     answer=_answer,
