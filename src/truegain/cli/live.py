@@ -191,7 +191,7 @@ def vitals(arm: Arm) -> str:
         f"length {length:.1f}" if _number(length) else "",
         f"entropy {entropy:.3f}" if _number(entropy) else "",
         f"loss {arm.last['loss']:.3f}" if _number(arm.last.get("loss")) and not arm.rewards else "",
-        f"lr {arm.last['lr']:.1e}" if _number(arm.last.get("lr")) else "",
+        f"lr {arm.last['learning_rate']:.1e}" if _number(arm.last.get("learning_rate")) else "",
     ]
     return "   ".join(part for part in parts if part)
 

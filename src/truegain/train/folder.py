@@ -109,12 +109,14 @@ class RunFolder:
         return Appender(self.path / parts, self._touched)
 
     def rewind(self, step: int) -> None:
-        """Drop every line of a later step, and a torn last line, from all files of lines.
+        """Drop every line of a later step, and a torn last line, from all files of lines but those of runs inside.
 
         Each file is replaced atomically and doing it twice changes nothing, so a kill in between does no harm.
         Raises `DataError` for a line that is not JSON and is not the last.
         """
-        for file in sorted(set(self.path.rglob("*.jsonl")) - set((self.path / "checkpoints").rglob("*.jsonl"))):
+        inside = [file.parent for file in self.path.rglob("settings.json") if file.parent != self.path]
+        left = {file for place in (*inside, self.path / "checkpoints") for file in place.rglob("*.jsonl")}
+        for file in sorted(set(self.path.rglob("*.jsonl")) - left):
             named = _STEP_FILE.fullmatch(file.name)
             if named and int(named[1]) > step:
                 file.unlink()

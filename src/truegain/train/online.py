@@ -232,10 +232,12 @@ def _one_step(
     more, passed, norms = (
         learn(setup, optimiser, batch, chosen, step) if chosen else ({"loss": (0.0, 1.0)}, kept, [0.0])
     )
+    if setup.form.loop.eval_every and (step + 1) % setup.form.loop.eval_every == 0:
+        setup.folder.records(f"rollouts/step-{step + 1:06d}.jsonl").append(*map(_row, drawn))
     line: dict[str, Any] = {name: value / count for name, (value, count) in merge(logs, more).items() if count}
     line |= {"grad_norm": sum(norms) / len(norms), "truegain/abstained": len(drawn) - len(rollouts)}
     line |= {"truegain/trained_rows": int(passed.numel()), **_completion_logs(rollouts)}
-    line |= {"lr": optimiser.param_groups[0]["lr"], "seconds": time.perf_counter() - began}
+    line |= {"learning_rate": optimiser.param_groups[0]["lr"], "seconds": time.perf_counter() - began}
     passes = int(arithmetic.needs_old_pass(setup.form)) + len(setup.form.roles)
     spent = _sampling_cost(cost, drawn)
     spent += _pass_cost(cost, "trained", [chosen[i] for i in passed.tolist()])
@@ -334,11 +336,14 @@ def _logged(folder: RunFolder, line: dict[str, Any]) -> dict[str, Any]:
     return line
 
 
+def _row(r: Rollout) -> dict[str, Any]:
+    """A rollout as it is kept in ``rollouts/`` and ``failed/``."""
+    place = {"problem": r.problem.id, "sample": r.sample, "prompt": r.problem.prompt, "text": r.text, "stop": r.stop}
+    return {**place, "tokens": len(r.ids), "logp": sum(r.engine_logp), "facts": dict(r.facts)}
+
+
 def _refused(setup: Setup, step: int, rows: Sequence[Rollout], why: str) -> RunError:
     """Save the guilty rows beside the log and return the error that names step and file, numbered as in the log."""
     name = f"failed/step-{step + 1:06d}.jsonl"
-    lines = [
-        {"problem": r.problem.id, "prompt": r.problem.prompt, "text": r.text, "facts": dict(r.facts)} for r in rows
-    ]
-    setup.folder.records(name).append(*lines)
+    setup.folder.records(name).append(*map(_row, rows))
     return RunError(f"step {step + 1}: {why}; the rows are in {setup.folder.path / name}")
