@@ -32,8 +32,9 @@ def run(task: str, seconds: float, seeds: int, out: Path) -> dict[str, object]:
 
     data = build(folder)
     found = {key: data[key] for key in ("gain", "gain_t1", "verdict", "sentence") if key in data}
-    steps = [len([line for line in open(p) if '"kind": "step"' in line]) for p in sorted(folder.glob("seed-*/log.jsonl"))]
-    return {"command": "truegain " + " ".join(command[3:]), "steps": steps, **found}
+    steps = [p.read_text().count('"kind": "step"') for p in sorted(folder.glob("seed-*/log.jsonl"))]
+    versions = json.loads(next(folder.glob("seed-*/settings.json")).read_text())["versions"]
+    return {"command": "truegain " + " ".join(command[3:]), "versions": versions, "steps": steps, **found}
 
 
 def main() -> None:

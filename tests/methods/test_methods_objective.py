@@ -205,3 +205,18 @@ def test_an_unknown_estimator_is_refused() -> None:
     # Without the tests' own type checker, which would be first to refuse it.
     with pytest.raises(SettingError, match="estimator='k4'"):
         inspect.unwrap(kl_to_reference)(torch.zeros(1, 1), torch.zeros(1, 1), estimator="k4")
+
+
+def test_the_dual_clip_bounds_the_loss_of_a_negative_advantage() -> None:
+    # Ye et al. 2020 as in verl: A = -1, rho = 5, c = 3. min(rho A, clip(rho) A) = -5, so L = 5; bounded by -c A = 3.
+    old, new = torch.zeros(1, 2), torch.full((1, 2), math.log(5.0))
+    advantage = torch.tensor([[-1.0, 1.0]])
+    loss, _ = ppo_clip(new, old, advantage, dual=3.0)
+    torch.testing.assert_close(loss, torch.tensor([[3.0, -1.2]]))
+    free, _ = ppo_clip(new, old, advantage)
+    torch.testing.assert_close(free, torch.tensor([[5.0, -1.2]]))
+
+
+def test_one_far_token_cannot_be_the_whole_penalty() -> None:
+    far, near = torch.tensor([[-25.0]]), torch.tensor([[-1.0]])
+    assert float(kl_to_reference(far, near, beta=1.0)[0]) == 10.0  # k3 would be exp(20) - 21

@@ -36,14 +36,16 @@ def worse(arm: str, temperature: float, difficulty: np.ndarray) -> np.ndarray:
     [
         ((0.01, 0.3), (-0.2, -0.1), REAL),
         ((-0.3, -0.01), (0.1, 0.2), LOSS),
-        ((-0.01, 0.3), (0.01, 0.2), SHARPER),
+        ((-0.01, 0.05), (0.01, 0.2), SHARPER),
+        # A real gain of 10 points is not excluded, so nothing says that a lower temperature does the same.
+        ((-0.01, 0.3), (0.01, 0.2), NONE),
         ((-0.01, 0.3), (0.0, 0.2), NONE),
         ((0.0, 0.0), (0.0, 0.0), NONE),
         ((-0.3, 0.0), (-0.2, -0.1), NONE),
     ],
 )
 def test_the_rule(best, t1, verdict):
-    pair = [{"low99": low, "high99": high} for low, high in (best, t1)]
+    pair = [{"low99": low, "high99": high, "mean": (low + high) / 2} for low, high in (best, t1)]
     assert decide(*pair) == verdict
 
 

@@ -89,5 +89,5 @@ def pack(
     of = torch.tensor(branch)
     mask = (of[:, :, None] == of[:, None, :]) | (of[:, None, :] == 0)
     mask &= torch.ones(length, length, dtype=torch.bool).tril()
-    row, column, at_row, at = torch.tensor(where).reshape(-1, 4).unbind(1)
+    row, column, at_row, at = torch.tensor(where, dtype=torch.long).reshape(-1, 4).unbind(1)
     return Packed(torch.tensor(ids), torch.tensor(positions), mask[:, None], row, column, at_row, at)

@@ -17,7 +17,7 @@ from truegain.report.figures import calibration_figure, length_figure, pass_curv
 from truegain.report.load import Run, load_run, seed_folders
 from truegain.report.remarks import label, remarks
 from truegain.report.tables import BASE, TRAINED, Table, accuracy, flat, gain, tabulate
-from truegain.report.verdict import MAX_DROPPED, MIN_PROBLEMS, RULE, decide, percent, sentence
+from truegain.report.verdict import MAX_ABSTAINED, MAX_DROPPED, MIN_PROBLEMS, RULE, decide, percent, sentence
 
 _NO_GAIN: dict[str, Any] = {"mean": None, "low": None, "high": None, "low99": None, "high99": None, "problems": 0}
 
@@ -124,6 +124,11 @@ def _reason(tables: Sequence[Table], data: Mapping[str, Any]) -> str | None:
     dropped = found["dropped"] / max(found["problems"] + found["dropped"], 1)
     if dropped > MAX_DROPPED:
         return f"{percent(dropped)} of the test problems have no judged sample in one of the two models"
+    for arm, name in ((BASE, "the base model's"), (TRAINED, "the trained model's")):
+        row = data["arms"][arm]
+        if row["abstained"] > MAX_ABSTAINED * row["samples"]:
+            share = percent(row["abstained"] / row["samples"])
+            return f"the checker abstained on {share} of {name} samples: what it cannot judge must not count as right"
     if found["problems"] < MIN_PROBLEMS:
         return f"only {found['problems']} test problems were judged, and a verdict needs at least {MIN_PROBLEMS}"
     if data["gain_t1"] is None or found["low99"] is None or math.isnan(found["low99"]):

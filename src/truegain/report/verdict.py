@@ -14,11 +14,14 @@ MIN_PROBLEMS = 8
 MAX_DROPPED = 0.1
 """The share of problems without a valid answer in one arm above which what is left may no longer be a fair sample."""
 
+MAX_ABSTAINED = 0.02
+"""The share of one model's samples without a verdict above which a model may have learned to make the checker fail."""
+
 RULE = (
     "Four verdicts are possible, so each is held to a 99 % interval. Real gain: with each model at its own best "
     "temperature, chosen on other problems, the whole 99 % interval of the difference lies above zero. Loss: it lies "
-    "below zero. Sharpening only: it does not exclude zero, but at temperature 1 the difference does lie above it, so "
-    "training did what a lower temperature does. No gain: none of these."
+    "below zero. Sharpening only: it does not exclude zero but lies below the difference at temperature 1, which does "
+    "lie above zero, so training did what a lower temperature does. No gain: none of these."
 )
 
 
@@ -28,7 +31,7 @@ def decide(best: Mapping[str, float], t1: Mapping[str, float]) -> str:
         return REAL
     if best["high99"] < 0:
         return LOSS
-    return SHARPER if t1["low99"] > 0 else NONE
+    return SHARPER if t1["low99"] > 0 and best["high99"] < t1["mean"] else NONE
 
 
 def percent(fraction: float) -> str:

@@ -16,8 +16,8 @@ def to_columns(rollouts: Sequence[Rollout]) -> dict[str, Tensor]:
     """Columns of B rollouts, completions only, right-padded to T tokens.
 
     ``tokens`` [B, T] int64 (0 in the padding), ``mask`` [B, T] bool, ``engine_logp`` [B, T], ``turn`` [B, T] (-1
-    outside), ``group`` [B] (same problem and same context, by first appearance), ``truncated`` [B] bool, and [B] floats
-    for every fact that is one number in all rows. Raises DataError for no rollouts.
+    outside), ``group`` [B] (same problem and same context, by first appearance), ``sample`` [B], ``truncated`` [B]
+    bool, and [B] floats for every fact that is one number in all rows. Raises DataError for no rollouts.
     """
     if not rollouts:
         raise DataError("no rollouts to make a batch of: every one was dropped, or none was drawn")
@@ -35,6 +35,7 @@ def to_columns(rollouts: Sequence[Rollout]) -> dict[str, Tensor]:
         "engine_logp": table(lambda rollout: rollout.engine_logp, 0.0, torch.float32),
         "turn": table(_turns, -1, torch.long),
         "group": torch.tensor(group),
+        "sample": torch.tensor([rollout.sample for rollout in rollouts]),
         "truncated": torch.tensor([rollout.stop == "length" for rollout in rollouts]),
     }
     return columns | _facts(rollouts, set(columns))

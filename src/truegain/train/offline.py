@@ -1,4 +1,4 @@
-"""Supervised fine-tuning: the offline loop, written out. Resumes from its own checkpoints to the same numbers."""
+"""Supervised fine-tuning: the offline loop, written out. Paced by steps, it resumes to the same numbers."""
 
 from __future__ import annotations
 

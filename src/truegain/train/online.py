@@ -17,7 +17,7 @@ from torch import Tensor
 from truegain.core import arithmetic, segments
 from truegain.core.arithmetic import Logs, merge
 from truegain.core.batch import Batch
-from truegain.core.errors import DataError, RunError, WiringError
+from truegain.core.errors import DataError, RunError, SettingError, WiringError
 from truegain.core.forms import Role, Train
 from truegain.core.types import Abstain, Engine, Problem, Rollout, Sampling, Split, Task
 from truegain.policy.policy import Policy
@@ -91,6 +91,11 @@ def check(form: Train) -> None:
             raise WiringError(
                 f"the online loop runs a frozen role from 'init' that fills 'ref_logp', not role {name!r}"
             )
+    if form.loop.top_k or form.loop.top_p < 1:
+        raise SettingError(
+            "loop.top_k and loop.top_p must be off in training: the learner's log-probs are of the whole distribution, "
+            "so what was sampled from a cut one would be credited wrongly"
+        )
     for term in form.terms:
         if term.role != "policy":
             raise WiringError(f"the online loop trains the role 'policy' alone, not {term.role!r}, which a term names")

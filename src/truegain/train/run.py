@@ -15,7 +15,7 @@ from typing import Any, cast
 
 import torch
 
-from truegain.core.component import spec_of
+from truegain.core.component import knobs_of, spec_of
 from truegain.core.errors import DataError, SettingError
 from truegain.core.forms import Fit, Train, members
 from truegain.core.settings import settings, with_setting
@@ -23,6 +23,7 @@ from truegain.core.types import Task
 from truegain.policy.policy import Policy
 from truegain.tasks.functions import RewardFunction
 from truegain.tasks.mixture import parse
+from truegain.train import checkpoint
 from truegain.train.folder import RunFolder, read_lines
 from truegain.train.launch import StopSignal
 from truegain.train.ledger import Ledger, attended, model_cost, spend
@@ -90,7 +91,10 @@ def _make_parent(place: Path) -> None:
 def proxy_is_gold(form: Train) -> bool:
     """Whether the reward is the task's exact checker and nothing else: then no gap between them can exist."""
     chosen = members(form.reward)
-    return len(chosen) == 1 and spec_of(chosen[0]).inputs == ("correct",)
+    if len(chosen) != 1 or spec_of(chosen[0]).inputs != ("correct",):
+        return False
+    knobs = knobs_of(chosen[0])
+    return knobs.get("right", 1.0) > knobs.get("wrong", 0.0)
 
 
 def fitted(form: Train, task: Task) -> Train:
@@ -102,6 +106,8 @@ def fitted(form: Train, task: Task) -> Train:
 
 
 def _one_seed(plan: Plan, seed: int, folder: RunFolder, stop: StopSignal) -> Iterator[dict[str, Any]]:
+    if plan.dtype != "float32":
+        raise SettingError(f"training keeps its weights in float32: in {plan.dtype} small updates round to nothing")
     task = parse(plan.task, needs_answer=not plan.rewards)
     plan = replace(plan, form=fitted(plan.form, task))
     # Once the test split was opened for it, a run has its length: what was judged is what the report speaks of.
@@ -127,7 +133,7 @@ def _one_seed(plan: Plan, seed: int, folder: RunFolder, stop: StopSignal) -> Ite
             return
         for arm, model in (("base", base), ("trained", policy)):
             yield from _judged(setup, plan, arm, model, done, tag, stop)
-        if plan.blind is not None:
+        if plan.blind is not None and not stop.reason():
             yield from _controls(plan, setup, base, done, stop)
         if not stop.reason():
             yield {"kind": "done", "folder": str(folder.path), **tag}
@@ -136,7 +142,8 @@ def _one_seed(plan: Plan, seed: int, folder: RunFolder, stop: StopSignal) -> Ite
 def _controls(plan: Plan, setup: Setup, base: Policy, done: int, stop: StopSignal) -> Iterator[dict[str, Any]]:
     """Arms that spend what the trained arm spent: a reward that knows nothing, and more SFT on gold traces."""
     assert plan.blind is not None
-    loop = plan.form.loop.model_copy(update={"steps": done, "eval_every": 0})
+    # The trained arm's own number of planned steps, so that schedules run alike; the arm stops at what that arm did.
+    loop = plan.form.loop.model_copy(update={"eval_every": 0})
     form = cast(Train, with_setting(replace(plan.blind, loop=loop), "reward.random_reward.seed", setup.seed))
     tag = {"seed": setup.seed, "arm": "control:random-reward"}
     if not _is_judged(setup.folder, tag["arm"]):
@@ -146,8 +153,12 @@ def _controls(plan: Plan, setup: Setup, base: Policy, done: int, stop: StopSigna
             folder.settings({**_settings(plan, setup.seed), "settings": _plain(form)}, FREE)
             control = Setup(form, _copy_of(base), setup.task, folder, setup.seed)
             yield {"kind": "arm", "steps": done, "max_seconds": None, **tag}
-            for line in train(control, stop.reason):
-                yield {**line, **tag}
+            found = checkpoint.latest(place)
+            at = {"step": found.step if found else 0}
+            for line in train(control, lambda: stop.reason() or ("matched" if at["step"] >= done else None)):
+                at["step"] = max(at["step"], line["step"])
+                if line["kind"] != "note":
+                    yield {**line, **tag}
             if stop.reason():
                 return
         yield from _judged(setup, plan, tag["arm"], control.policy, done, tag, stop)

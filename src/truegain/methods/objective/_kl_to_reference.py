@@ -18,6 +18,7 @@ def kl_to_reference(
     beta: float = 0.001,
     estimator: Literal["k1", "k2", "k3"] = "k3",
     log_ratio_bound: float = 20.0,
+    bound: float = 10.0,
 ) -> tuple[Float[Tensor, "B T"], dict[str, Tensor]]:
     """``beta`` times an estimate of KL(policy || reference) at each token, in nats.
 
@@ -25,8 +26,9 @@ def kl_to_reference(
     negative. As losses they differ: the expected gradient of k1 is 0, k3's is that of the reversed KL, only k2's is
     unbiased for KL(policy || reference) on-policy.
 
-    ``beta`` >= 0. ``log_ratio_bound`` clamps d against overflow (verl's 20). Raises SettingError for an unknown
-    estimator. Source: Schulman 2020; GRPO uses k3 (Shao et al. 2024, equation 4).
+    ``beta`` >= 0. ``log_ratio_bound`` clamps d against overflow, ``bound`` the k3 estimate from above, so that one
+    token cannot be the whole step (verl's 20 and 10; TRL has neither). Raises SettingError for an unknown estimator.
+    Source: Schulman 2020; GRPO uses k3 (Shao et al. 2024, equation 4).
 
     >>> import torch
     >>> loss, logs = kl_to_reference(torch.tensor([[0.0]]), torch.tensor([[-1.0]]), beta=1.0)
@@ -39,7 +41,7 @@ def kl_to_reference(
     elif estimator == "k2":
         kl = d * d / 2
     elif estimator == "k3":
-        kl = torch.expm1(-d) + d
+        kl = (torch.expm1(-d) + d).clamp(max=bound)
     else:
         raise SettingError(f"kl_to_reference: estimator={estimator!r}; it is k1, k2 or k3")
     return beta * kl, {"kl": kl}
