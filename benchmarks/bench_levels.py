@@ -1,4 +1,4 @@
-"""How often the embedded model is right on every task at its default level, sampled at T=1 and greedily, on dev problems.
+"""How often the embedded model is right on each task at its default level, at T=1 and greedily, on dev problems.
 
     python benchmarks/bench_levels.py [--problems 300] [--samples 2]
 
@@ -55,7 +55,7 @@ def main() -> None:
             row = {f"T={t:g}": accuracy(policy, task, t, options.problems, options.samples) for t in (1.0, 0.0)}
             table[f"{name},style={style}"] = {"level": task.level, **row}
             print(
-                f"{name:11} {style:6} level {task.level:2}  T=1 {row['T=1']['mean']:.3f}  greedy {row['T=0']['mean']:.3f}"
+                f"{name:11} {style:6} level {task.level:2}  T=1 {row['T=1']['mean']:.3f}  T=0 {row['T=0']['mean']:.3f}"
             )
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text(json.dumps(table, indent=1) + "\n")
