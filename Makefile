@@ -29,7 +29,7 @@ venv: .venv/.base  ## set .venv up with what running needs
 
 demo: .venv/.base  ## train on a task, with control arms, and end with the proof-of-gain page
 	rm -rf runs/demo
-	$(BIN)/truegain train grpo --task sort --controls --max-seconds 60 --out runs/demo
+	$(BIN)/truegain train grpo --task sort --controls --max-seconds 20 --set eval_every=10 --out runs/demo
 
 test: .venv/.dev  ## run the fast tests
 	$(TEST_ENV) $(BIN)/python -m pytest -n $(WORKERS)
