@@ -40,7 +40,7 @@ def test_fit_tiny_passes_its_options_on_and_ctrl_c_says_how_to_go_on(
 ) -> None:
     given: dict[str, Any] = {}
 
-    def fit_tiny(out: Path, **options: Any) -> Path:
+    def fit_tiny(out: Path, form: Any, **options: Any) -> Path:
         given.update(options, out=out)
         return out
 
@@ -56,7 +56,7 @@ def test_fit_tiny_passes_its_options_on_and_ctrl_c_says_how_to_go_on(
 
     assert "decay" not in given  # what is not asked for keeps the shipped model's setting
 
-    def interrupted(out: Path, **_: Any) -> Path:
+    def interrupted(out: Path, form: Any, **_: Any) -> Path:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("truegain.train.tiny.fit_tiny", interrupted)

@@ -41,7 +41,7 @@ def test_the_index_holds_every_system_and_component(built: dict[str, Any]) -> No
     assert (grpo["paper"], grpo["room"], grpo["form"]) == ("arXiv:2402.03300", "objective", "Train")
     (clip,) = [c for c in built["components"] if c["name"] == "objective.ppo_clip"]
     assert (clip["kind"], clip["inputs"]) == ("surrogate", ["logp", "old_logp", "advantage"])
-    assert clip["knobs"] == {"clip_low": 0.2, "clip_high": 0.2, "log_ratio_bound": 20.0}
+    assert clip["knobs"] == {"clip_low": 0.2, "clip_high": 0.2, "dual": None, "log_ratio_bound": 20.0}
 
 
 def test_reading_the_index_gives_what_was_written_and_loads_no_torch() -> None:
@@ -95,5 +95,9 @@ def test_the_command_writes_the_files_of_a_checkout_only(tmp_path: Path, monkeyp
     (tmp_path / "pyproject.toml").touch()
     (tmp_path / "docs").mkdir()
     fake.parent.mkdir(parents=True)
+    marks = "\n".join(under_test._TABLE)
+    (tmp_path / "README.md").write_text(f"before\n{marks}\nafter\n", encoding="utf-8")
     under_test.main()
+    lines = (tmp_path / "README.md").read_text(encoding="utf-8").splitlines()
+    assert lines[0] == "before" and lines[-1] == "after" and sum("`grpo`" in line for line in lines) == 1
     assert {name: (tmp_path / name).read_text(encoding="utf-8") for name in pages()} == pages()

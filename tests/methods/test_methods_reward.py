@@ -19,8 +19,7 @@ def test_the_users_score_is_scaled() -> None:
 
 
 def drawn(count: int, **knobs: object) -> torch.Tensor:
-    group, sample = torch.arange(count).repeat_interleave(count), torch.arange(count).repeat(count)
-    return random_reward(group, sample, **{"step_index": 0, **knobs})
+    return random_reward(torch.arange(count * count), **{"step_index": 0, **knobs})
 
 
 def test_the_random_reward_has_its_rate_and_is_drawn_for_each_row() -> None:
@@ -48,7 +47,5 @@ def test_steps_and_seeds_draw_anew_and_the_ends_of_the_rate_are_sure() -> None:
 
 @given(st.permutations(range(12)), st.integers(0, 2**40))
 def test_the_random_reward_follows_its_rows_into_any_order(order: list[int], seed: int) -> None:
-    group, sample = torch.arange(3).repeat_interleave(4), torch.arange(4).repeat(3)
-    rewards = random_reward(group, sample, seed=seed, step_index=5)
-    index = torch.tensor(order)
-    assert torch.equal(random_reward(group[index], sample[index], seed=seed, step_index=5), rewards[index])
+    rewards = random_reward(torch.arange(12), seed=seed, step_index=5)
+    assert torch.equal(random_reward(torch.tensor(order), seed=seed, step_index=5), rewards[torch.tensor(order)])

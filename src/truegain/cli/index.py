@@ -17,7 +17,6 @@ from typing import Any, cast
 from truegain.core.errors import DataError
 
 _INDEX = Path(__file__).parents[1] / "index.json"
-_ROOT = Path(__file__).parents[3]
 _TABLE = ("<!-- systems: written by `make index` -->", "<!-- end of systems -->")
 _NOTE = "<!-- Written by `python -m truegain.cli.index`; edit the source it names, not this file. -->"
 
@@ -158,9 +157,13 @@ def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:
     return [f"| {' | '.join(row)} |" for row in (list(head), ["---"] * len(head), *cells)]
 
 
+def _root() -> Path:
+    return Path(__file__).parents[3]
+
+
 def readme(index: Mapping[str, Any]) -> str:
     """``README.md`` with its table of systems written anew. Raises DataError when the marks around it are missing."""
-    text = (_ROOT / "README.md").read_text(encoding="utf-8")
+    text = (_root() / "README.md").read_text(encoding="utf-8")
     before, opened, rest = text.partition(_TABLE[0])
     _, closed, after = rest.partition(_TABLE[1])
     if not opened or not closed:
@@ -183,7 +186,7 @@ def pages() -> dict[str, str]:
 
 def main() -> None:
     """Write the generated files of a checkout. Raises DataError outside of one."""
-    root = _ROOT
+    root = _root()
     if not (root / "pyproject.toml").is_file():
         raise DataError(f"{root} is no checkout of truegain; the index is generated in one")
     for name, text in pages().items():

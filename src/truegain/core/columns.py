@@ -34,7 +34,7 @@ _ROWS: tuple[tuple[str, str, Kind, str, str], ...] = (
     ("tokens", "B,T", "int", "completion token ids, 0 in the padding", "the engine"),
     ("mask", "B,T", "bool", "true exactly where the policy chose the token", "the engine"),
     ("group", "B", "int", "which rows answer the same problem; groups may be ragged", "the engine"),
-    ("sample", "B", "int", "which sample of its problem the row is", "the engine"),
+    ("key", "B", "int", "a number of the row's own, which decided its draws", "the engine"),
     ("role", "B", "int", "which role wrote the row, by order of the form's roles", "the engine"),
     ("step", "B,T", "int", "reasoning step of each token, -1 outside", "a segment component"),
     ("turn", "B,T", "int", "turn of each token, -1 outside", "the engine, from the environment"),

@@ -50,6 +50,7 @@ class Rollout:
 
     ``engine_logp[t]`` is what the sampler reported for token t, at the sampling temperature, under the prompt it saw;
     0.0 for tokens the policy did not choose. ``turns`` cover the completion in order. ``stop`` says why it ended.
+    ``sample`` numbers the completions of a problem, ``key`` decides the row's draws.
     ``text`` is the completion decoded, special tokens included. ``facts`` holds what scoring and environments found,
     named by column. ``role`` wrote it, with weights ``version``. ``parent`` (a rollout key) and ``cut`` (completion
     tokens shared with the parent) say where it was forked. ``context`` replaces the prompt when it is to be trained
@@ -64,6 +65,7 @@ class Rollout:
     stop: Stop
     turns: tuple[Turn, ...]
     sample: int = 0
+    key: int = 0
     facts: Mapping[str, Any] = field(default_factory=_no_facts)
     role: str = "policy"
     version: int = 0

@@ -26,4 +26,4 @@ def grpo(beta: float = 0.0, clip: float = 0.2) -> Train:
         surrogates = (*surrogates, partial(objective.kl_to_reference, beta=beta))
         roles = {"reference": Role(source="init", fills="ref_logp")}
     term = Term(credit=credit.group_normalise, surrogate=surrogates, weight=objective.sequence_mean)  # pyright: ignore[reportArgumentType]
-    return Train(reward=reward.outcome, terms=(term,), roles=roles, loop=Loop(steps=200, samples=16, lr=1e-4))
+    return Train(reward=reward.outcome, terms=(term,), roles=roles, loop=Loop(samples=16, lr=1e-4))

@@ -16,7 +16,7 @@ def to_columns(rollouts: Sequence[Rollout]) -> dict[str, Tensor]:
     """Columns of B rollouts, completions only, right-padded to T tokens.
 
     ``tokens`` [B, T] int64 (0 in the padding), ``mask`` [B, T] bool, ``engine_logp`` [B, T], ``turn`` [B, T] (-1
-    outside), ``group`` [B] (same problem and same context, by first appearance), ``sample`` [B], ``truncated`` [B]
+    outside), ``group`` [B] (same problem and same context, by first appearance), ``key`` [B], ``truncated`` [B]
     bool, and [B] floats for every fact that is one number in all rows. Raises DataError for no rollouts.
     """
     if not rollouts:
@@ -35,7 +35,7 @@ def to_columns(rollouts: Sequence[Rollout]) -> dict[str, Tensor]:
         "engine_logp": table(lambda rollout: rollout.engine_logp, 0.0, torch.float32),
         "turn": table(_turns, -1, torch.long),
         "group": torch.tensor(group),
-        "sample": torch.tensor([rollout.sample for rollout in rollouts]),
+        "key": torch.tensor([rollout.key for rollout in rollouts]),
         "truncated": torch.tensor([rollout.stop == "length" for rollout in rollouts]),
     }
     return columns | _facts(rollouts, set(columns))

@@ -155,6 +155,7 @@ def _finish(row: _Row, policy: Any, role: str, version: int) -> Rollout:
         stop=row.stop or "deadline",
         turns=tuple(row.turns),
         sample=row.sample,
+        key=row.key,
         facts={} if row.failure is None else {"abstained": row.failure},
         role=role,
         version=version,
