@@ -70,6 +70,9 @@ def _finish(plan: Plan, emit: Callable[[Any], None], json: bool, open_page: bool
         emit({"kind": "report", "page": str(page), **data})
     else:
         console().print(report.render_terminal(data))
+        models = sorted(plan.out.glob("checkpoints/step-*")) or sorted(plan.out.glob("seed-*/checkpoints/step-*"))
+        if models:
+            console().print(f"model: {models[-1]}", soft_wrap=True)
         console().print(f"page: {page}")
     if open_page:
         reports.open_page(page)

@@ -183,7 +183,7 @@ def _numbers(arm: Arm) -> Table:
 
 def vitals(arm: Arm) -> str:
     """KL, length, entropy, loss and learning rate, as far as they are known."""
-    kl = arm.look.get("kl", arm.last.get("kl"))
+    kl = arm.look.get("kl") if arm.look.get("step") else None
     length = arm.last.get("completions/mean_length", arm.look.get("mean_length"))
     entropy = arm.last.get("entropy", arm.look.get("entropy"))
     parts = [

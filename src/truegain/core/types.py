@@ -65,13 +65,13 @@ class Rollout:
     stop: Stop
     turns: tuple[Turn, ...]
     sample: int = 0
-    key: int = 0
     facts: Mapping[str, Any] = field(default_factory=_no_facts)
     role: str = "policy"
     version: int = 0
     parent: str | None = None
     cut: int | None = None
     context: tuple[int, ...] | None = None
+    key: int = 0
 
     @property
     def mask(self) -> tuple[bool, ...]:

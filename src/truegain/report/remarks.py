@@ -31,7 +31,7 @@ def remarks(data: Mapping[str, Any], tables: Sequence[Table]) -> list[str]:
     """Plain sentences, the weightier first."""
     found = [*_close(data), *_gap(data), *_controls(data), *_coverage(data), *_length(data)]
     runs = _runs(tables) if data["gain"]["mean"] is not None else []
-    found += [*_cut_and_abstained(tables), *runs, *_dropped(data), *_skipped(tables)]
+    found += [*_cut_and_abstained(tables), *_unjudged_training(tables), *runs, *_dropped(data), *_skipped(tables)]
     return [visible(text) for text in found]
 
 
@@ -70,6 +70,12 @@ def _controls(data: Mapping[str, Any]) -> list[str]:
     out: list[str] = []
     for arm, row in data["arms"].items():
         over = row.get("trained_minus")
+        base = data["arms"][BASE]["best"]
+        if arm.startswith("control:") and row["best"] and base and row["best"]["high"] < base["low"]:
+            out.append(
+                f"The control “{label(arm)[0]}” fell below the base ({percent(row['best']['mean'])} right), so the "
+                "distance to it mixes the trained model's gain with the control's damage."
+            )
         if not arm.startswith("control:") or over is None or over["low"] > 0:
             continue
         name = label(arm)[0]
@@ -122,6 +128,18 @@ def _cut_and_abstained(tables: Sequence[Table]) -> list[str]:
                 f"{label(arm)[0]}: the checker abstained on {percent(abstained)} of samples; they count nowhere."
             )
     return out
+
+
+def _unjudged_training(tables: Sequence[Table]) -> list[str]:
+    """What the reward refused to judge while training."""
+    drawn = lost = 0
+    for t in tables:
+        loop = (t.run.settings.get("settings") or {}).get("loop") or {}
+        drawn += len(t.run.steps) * int(loop.get("prompts", 0)) * int(loop.get("samples", 0))
+        lost += sum(int(step.get("truegain/abstained") or 0) for step in t.run.steps)
+    if not drawn or lost <= 0.01 * drawn:
+        return []
+    return [f"In training the reward abstained on {percent(lost / drawn)} of completions; they taught nothing."]
 
 
 def _runs(tables: Sequence[Table]) -> list[str]:

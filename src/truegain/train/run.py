@@ -19,8 +19,9 @@ from truegain.core.component import knobs_of, spec_of
 from truegain.core.errors import DataError, SettingError
 from truegain.core.forms import Fit, Train, members
 from truegain.core.settings import settings, with_setting
-from truegain.core.types import Task
+from truegain.core.types import Split, Task
 from truegain.policy.policy import Policy
+from truegain.rollout.engines import engine_for
 from truegain.tasks.functions import RewardFunction
 from truegain.tasks.mixture import parse
 from truegain.train import checkpoint
@@ -30,7 +31,7 @@ from truegain.train.ledger import Ledger, attended, model_cost, spend
 from truegain.train.offline import Example, begin, sft
 from truegain.train.online import SEED_STRIDE, Setup, train
 from truegain.train.tiny import demonstration_example
-from truegain.train.truth import judge_arm
+from truegain.train.truth import fixed_problems, judge_arm, look
 
 SIZES: Mapping[str, int] = {"dev": 200, "test": 400, "samples": 4}
 FREE = frozenset({"command", "argv", "versions", "settings.loop.steps", "max_seconds", "report_to", "threads"})
@@ -72,11 +73,17 @@ def execute(plan: Plan, stop: StopSignal) -> Iterator[dict[str, Any]]:
     Every event has ``kind``, ``seed`` and ``arm``. A folder that was finished is not run again; an interrupted one
     goes on where it was. Raises what the loop, the task, the model and the folder raise.
     """
+    if plan.dtype != "float32":
+        raise SettingError(f"training keeps its weights in float32: in {plan.dtype} small updates round to nothing")
     for seed in plan.seeds:
         place = plan.out if len(plan.seeds) == 1 else plan.out / f"seed-{seed}"
-        _make_parent(place)
-        with RunFolder(place) as folder:
-            yield from _one_seed(plan, seed, folder, stop)
+        # What can be refused is refused before there is a folder.
+        task, policy = parse(plan.task, needs_answer=not plan.rewards), Policy.load(plan.model)
+        fit = replace(plan, form=fitted(plan.form, task))
+        with reward_functions(plan.rewards) as functions:
+            _make_parent(place)
+            with RunFolder(place) as folder:
+                yield from _one_seed(Setup(fit.form, policy, task, folder, seed, functions), fit, stop)
         if stop.reason():
             return
 
@@ -105,38 +112,49 @@ def fitted(form: Train, task: Task) -> Train:
     return replace(form, loop=form.loop.model_copy(update={"max_tokens": need}))
 
 
-def _one_seed(plan: Plan, seed: int, folder: RunFolder, stop: StopSignal) -> Iterator[dict[str, Any]]:
-    if plan.dtype != "float32":
-        raise SettingError(f"training keeps its weights in float32: in {plan.dtype} small updates round to nothing")
-    task = parse(plan.task, needs_answer=not plan.rewards)
-    plan = replace(plan, form=fitted(plan.form, task))
+def _one_seed(setup: Setup, plan: Plan, stop: StopSignal) -> Iterator[dict[str, Any]]:
+    folder, policy, seed = setup.folder, setup.policy, setup.seed
     # Once the test split was opened for it, a run has its length: what was judged is what the report speaks of.
     judged = _is_judged(folder, "trained")
     notes = folder.settings(_settings(plan, seed), FREE - LENGTH if judged else FREE)
-    policy = Policy.load(plan.model, dtype=plan.dtype)
     base = policy.reference()
     tag = {"seed": seed, "arm": "trained"}
-    for note in notes:
-        yield {"kind": "note", "step": 0, "text": f"changed since the run began: {note}", **tag}
-    with reward_functions(plan.rewards) as functions:
-        setup = Setup(plan.form, policy, task, folder, seed, functions)
-        if not judged:
-            spent, steps = _seconds_spent(folder), plan.form.loop.steps
-            yield {"kind": "arm", "steps": steps, "max_seconds": plan.max_seconds, "spent": spent, **tag}
-            for line in train(setup, _limit(folder, plan.max_seconds, stop)):
-                yield {**line, **tag}
-        if stop.reason():
-            return
-        done = _steps_done(folder)
-        if not getattr(task, "has_answers", True):
-            yield {"kind": "note", "step": done, "text": "no answers to check against, so no gain can be judged", **tag}
-            return
-        for arm, model in (("base", base), ("trained", policy)):
-            yield from _judged(setup, plan, arm, model, done, tag, stop)
-        if plan.blind is not None and not stop.reason():
-            yield from _controls(plan, setup, base, done, stop)
-        if not stop.reason():
-            yield {"kind": "done", "folder": str(folder.path), **tag}
+    for text in (*(f"changed since the run began: {note}" for note in notes), *_short_of(setup.task, "dev", plan)):
+        yield {"kind": "note", "step": 0, "text": text, **tag}
+    if not judged:
+        spent, steps = _seconds_spent(folder), plan.form.loop.steps
+        yield {"kind": "arm", "steps": steps, "max_seconds": plan.max_seconds, "spent": spent, **tag}
+        for line in train(setup, _limit(folder, plan.max_seconds, stop)):
+            yield {**line, **tag}
+    if stop.reason():
+        return
+    done = _steps_done(folder)
+    if not judged and plan.form.loop.eval_every and not _looked(folder, done):
+        line = look(setup, engine_for(policy), base, step=done)
+        folder.log(line)
+        yield {**line, **tag}
+    if not getattr(setup.task, "has_answers", True):
+        yield {"kind": "note", "step": done, "text": "no answers to check against, so no gain can be judged", **tag}
+        return
+    for text in _short_of(setup.task, "test", plan):
+        yield {"kind": "note", "step": done, "text": text, **tag}
+    for arm, model in (("base", base), ("trained", policy)):
+        yield from _judged(setup, plan, arm, model, done, tag, stop)
+    if plan.blind is not None and not stop.reason():
+        yield from _controls(plan, setup, base, done, stop)
+    if not stop.reason():
+        yield {"kind": "done", "folder": str(folder.path), **tag}
+
+
+def _short_of(task: Task, split: Split, plan: Plan) -> Iterator[str]:
+    """What to say when a split has fewer different problems than the judgement asks for."""
+    found, asked = len(fixed_problems(task, split, plan.sizes[split])), plan.sizes[split]
+    if found < asked:
+        yield f"the {split} split has {found} different problems, not the {asked} asked for: intervals will be wide"
+
+
+def _looked(folder: RunFolder, step: int) -> bool:
+    return any(line.get("kind") == "eval" and line["step"] == step for line in folder.read_log())
 
 
 def _controls(plan: Plan, setup: Setup, base: Policy, done: int, stop: StopSignal) -> Iterator[dict[str, Any]]:
