@@ -59,7 +59,7 @@ def build_index() -> dict[str, Any]:
 def _import_rooms() -> None:
     import truegain.methods
     import truegain.recipes
-    import truegain.rollout.segment  # noqa: F401  (the one room outside of methods that holds components)
+    import truegain.rollout.segment
 
     for package in (truegain.methods, truegain.recipes):
         for module in pkgutil.iter_modules(package.__path__, package.__name__ + "."):
