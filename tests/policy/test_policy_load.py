@@ -198,3 +198,12 @@ def test_weights_are_a_copy_and_go_back_in():
     assert torch.equal(policy.model.lm_head.weight, kept["lm_head.weight"])
     with pytest.raises(DataError, match="not of 'small'"):
         policy.load_weights({"lm_head.weight": torch.zeros(1)})
+
+
+def test_a_run_folder_is_loaded_as_its_newest_checkpoint(tmp_path):
+    for step, value in ((20, 1.0), (100, 2.0)):
+        policy = Policy.load("table")
+        with torch.no_grad():
+            policy.model.weight.fill_(value)
+        policy.save(tmp_path / "checkpoints" / f"step-{step:06d}")
+    assert float(Policy.load(tmp_path).model.weight.detach().max()) == 2.0

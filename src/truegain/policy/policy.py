@@ -37,6 +37,8 @@ class Policy:
     def load(source: str | Path, *, dtype: str = "float32", device: str = "cpu") -> Policy:
         """Load ``tiny`` or ``table,order=1`` (embedded), a local folder, or a hub id such as ``org/name``.
 
+        A run folder means its newest checkpoint.
+
         Only safetensors are read: nothing is unpickled, and no code from the checkpoint is run. Raises DataError
         naming the place and the mend if it cannot be used, SettingError for an unknown dtype or table setting.
         """
@@ -147,7 +149,8 @@ def _place(source: str) -> Path | str:
         return EMBEDDED / "tiny"
     path = Path(source).expanduser()
     if path.is_dir():
-        return path
+        saved = sorted(path.glob("checkpoints/step-*"))
+        return saved[-1] if saved and not (path / "config.json").exists() else path
     if path.is_file():
         raise DataError(f"{source} is a file: name the folder that holds config.json and the safetensors")
     if source.count("/") == 1 and not source.startswith((".", "/", "~")):
