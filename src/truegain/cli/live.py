@@ -19,7 +19,6 @@ from truegain.cli.out import printable
 _BLOCKS = "▁▂▃▄▅▆▇█"
 _SPARK = 32
 _RECENT = 10
-_JUDGE_PARTS = 6  # dev at four temperatures, test at one or two
 
 
 @dataclass
