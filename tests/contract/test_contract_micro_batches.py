@@ -125,7 +125,7 @@ def by_group(step: OptimiserStep) -> list[Tensor]:
 
 
 def only_live(step: OptimiserStep) -> list[Tensor]:
-    return [step.live.nonzero().flatten()]
+    return [step.live["policy"].nonzero().flatten()]
 
 
 def legal_cuts(form: Train | Fit) -> list[Any]:
@@ -167,8 +167,8 @@ def test_rows_of_a_group_all_right_are_dead_unless_a_penalty_keeps_them(beta: fl
     assert isinstance(form, Train)
     batch = rollout_batch(0, toy(0))
     (step,), _ = steps_of(form, batch)
-    assert bool((~step.live[batch["group"] == 0]).all()) is dead
-    assert step.live.any()
+    assert bool((~step.live["policy"][batch["group"] == 0]).all()) is dead
+    assert step.live["policy"].any()
 
 
 def grpo_oracle(

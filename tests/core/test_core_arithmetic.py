@@ -171,7 +171,7 @@ def test_selection_may_leave_nothing() -> None:
     assert (out.rows, index.numel()) == (0, 0)
     advantages, _ = credit_stage(form, out, FACTS)
     (step,), _ = plan_stage(form, out, advantages, FACTS)
-    assert step.live.shape == (0,)
+    assert step.live["policy"].shape == (0,)
 
 
 def test_credits_add_modifiers_change_and_nothing_stands_outside_the_mask() -> None:
@@ -192,7 +192,7 @@ def test_weights_multiply_with_the_scale() -> None:
 def test_without_a_plan_there_is_one_step_with_all_rows() -> None:
     (step,), _ = plan_stage(train(), batch(), (torch.ones(4, 3),), FACTS)
     assert step.rows.tolist() == [0, 1, 2, 3]
-    assert step.live.all()
+    assert step.live["policy"].all()
 
 
 def test_a_plan_cuts_rows_and_each_step_has_its_own_denominator() -> None:
@@ -218,13 +218,13 @@ def test_rows_without_advantage_are_dead_unless_another_term_or_surrogate_feels_
     advantage = torch.zeros(4, 3)
     advantage[1, 0], advantage[2, 1] = 1.0, math.nan
     (step,), _ = plan_stage(train(), batch(), (advantage,), FACTS)
-    assert step.live.tolist() == [False, True, True, False], "a NaN must reach the loss, where it is refused"
+    assert step.live["policy"].tolist() == [False, True, True, False], "a NaN must reach the loss, where it is refused"
     both = train(terms=(term(surrogate=(objective.ppo_clip, objective.entropy_bonus)),))
     (step,), _ = plan_stage(both, batch(), (advantage,), FACTS)
-    assert step.live.all()
+    assert step.live["policy"].all()
     silent = train(terms=(term(), term(credit=(), surrogate=objective.entropy_bonus, scale=0.0)))
     (step,), _ = plan_stage(silent, batch(), (advantage, None), FACTS)
-    assert step.live.tolist() == [False, True, True, False]
+    assert step.live["policy"].tolist() == [False, True, True, False]
 
 
 def test_a_wrong_shape_is_refused_with_the_component() -> None:

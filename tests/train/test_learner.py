@@ -21,7 +21,8 @@ from truegain.core.forms import Loop
 from truegain.policy.policy import Policy
 from truegain.rollout.batch import to_columns
 from truegain.train import learner
-from truegain.train.learner import cut_micro, learning_rate, logp_pass, make_optimiser, parameter_names, update
+from truegain.train.learner import cut_micro, learning_rate, logp_pass, update
+from truegain.train.models import Model, policy_model
 from truegain.train.online import facts_of
 
 # Small sizes and limits, so that the limit is often met exactly.
@@ -97,8 +98,9 @@ def test_a_warm_up_longer_than_the_run_never_reaches_the_peak() -> None:
 
 def test_only_matrices_decay_and_the_optimiser_knows_every_weight_by_name(tmp_path: Any) -> None:
     policy = Policy.load(llama(tmp_path / "model"))
-    optimiser = make_optimiser(policy, Loop(weight_decay=0.1, beta1=0.8, beta2=0.95))
-    names = parameter_names(policy, optimiser)
+    trained = policy_model(policy, Loop(weight_decay=0.1, beta1=0.8, beta2=0.95))
+    assert trained.optimiser is not None
+    names, optimiser = trained.names(), trained.optimiser
     assert sorted(names) == sorted(name for name, _ in policy.model.named_parameters())
     matrices, rest = optimiser.param_groups
     assert (matrices["weight_decay"], rest["weight_decay"]) == (0.1, 0.0)
@@ -107,6 +109,12 @@ def test_only_matrices_decay_and_the_optimiser_knows_every_weight_by_name(tmp_pa
 
 
 # Updates
+
+
+def moments(models: dict[str, Model]) -> Any:
+    optimiser = models["policy"].optimiser
+    assert optimiser is not None
+    return optimiser.state
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +141,7 @@ MIXED = {"a": [1.0, 0.0, 0.0], "b": [1.0, 1.0], "c": [0.0, 1.0], "d": [0.0, 0.0,
 
 def updated(form: Any, model: Any, step: OptimiserStep, prompts: Any) -> tuple[Policy, learner.Updated]:
     policy = Policy.load(model)
-    done = update(form, policy, make_optimiser(policy, form.loop), step, prompts, facts_of(form, 0))
+    done = update(form, {"policy": policy_model(policy, form.loop)}, step, prompts, facts_of(form, 0))
     return policy, done
 
 
@@ -152,25 +160,29 @@ def test_rows_without_a_gradient_are_not_passed_and_do_not_change_the_result(
     monkeypatch.setattr(learner, "token_logp", watched)
     left_out, few = updated(form, model, step, prompts)
     # Groups b and d agree: rows 3, 4 and 7 to 9 have an advantage of 0.
-    assert few.passed.tolist() == [0, 1, 2, 5, 6] and sum(map(len, seen)) == 5
-    kept, every = updated(form, model, replace(step, live=torch.ones(10, dtype=torch.bool)), prompts)
-    assert every.passed.tolist() == list(range(10))
-    assert few.loss == pytest.approx(every.loss, abs=1e-7) and few.grad_norm == pytest.approx(every.grad_norm, rel=1e-5)
+    assert few.passed["policy"].tolist() == [0, 1, 2, 5, 6] and sum(map(len, seen)) == 5
+    kept, every = updated(form, model, replace(step, live={"policy": torch.ones(10, dtype=torch.bool)}), prompts)
+    assert every.passed["policy"].tolist() == list(range(10))
+    assert few.loss["policy"] == pytest.approx(every.loss["policy"], abs=1e-7) and few.grad_norm[
+        "policy"
+    ] == pytest.approx(every.grad_norm["policy"], rel=1e-5)
     for name, weight in kept.weights().items():
         torch.testing.assert_close(left_out.weights()[name], weight, rtol=0, atol=2e-6)
     # They still count in the denominator: without them the same gradient is 10 / 5 times as large.
     alone, short = step_of(form, {name: MIXED[name] for name in "ac"})
-    assert updated(form, model, alone, short)[1].grad_norm == pytest.approx(2 * few.grad_norm, rel=1e-4)
+    assert updated(form, model, alone, short)[1].grad_norm["policy"] == pytest.approx(
+        2 * few.grad_norm["policy"], rel=1e-4
+    )
 
 
 def test_with_no_row_to_pass_no_weight_and_no_moment_moves(model: Any) -> None:
     form = form_of(weight_decay=0.5)
     policy = Policy.load(model)
-    before, optimiser = policy.weights(), make_optimiser(policy, form.loop)
+    before, models = policy.weights(), {"policy": policy_model(policy, form.loop)}
     step, prompts = step_of(form, {"a": [1.0, 1.0], "b": [0.0]})
-    done = update(form, policy, optimiser, step, prompts, facts_of(form, 0))
-    assert (done.loss, done.grad_norm, done.passed.tolist(), done.logs) == (0.0, 0.0, [], {})
-    assert equal(policy.weights(), before) and not optimiser.state
+    done = update(form, models, step, prompts, facts_of(form, 0))
+    assert (done.loss, done.grad_norm, done.passed["policy"].tolist(), done.logs) == ({"policy": 0.0}, {}, [], {})
+    assert equal(policy.weights(), before) and not moments(models)
 
 
 @pytest.mark.parametrize("micro", [1, 12, 30])
@@ -180,7 +192,9 @@ def test_loss_gradient_and_logs_do_not_depend_on_the_micro_batches(model: Any, m
     _, one = updated(form, model, step, prompts)
     small = replace(form, loop=form.loop.model_copy(update={"micro_tokens": micro}))
     _, many = updated(small, model, step, prompts)
-    assert many.loss == pytest.approx(one.loss, abs=1e-6) and many.grad_norm == pytest.approx(one.grad_norm, rel=1e-5)
+    assert many.loss["policy"] == pytest.approx(one.loss["policy"], abs=1e-6) and many.grad_norm[
+        "policy"
+    ] == pytest.approx(one.grad_norm["policy"], rel=1e-5)
     assert many.logs.keys() == one.logs.keys()
     for name, (total, count) in one.logs.items():
         assert many.logs[name] == (pytest.approx(total, abs=1e-5), count)
@@ -191,11 +205,11 @@ def test_the_gradient_is_clipped_to_its_norm_and_the_norm_before_is_reported(mod
     step, prompts = step_of(form, MIXED)
     policy = Policy.load(model)
     # Plain descent, so that the step is the gradient: lr 1 moves the weights by a norm of at most 1e-3.
-    optimiser = torch.optim.SGD(policy.model.parameters(), lr=1.0)
+    models = {"policy": Model("policy", policy, optimiser=torch.optim.SGD(policy.model.parameters(), lr=1.0))}
     before = policy.weights()
-    done = update(form, policy, optimiser, step, prompts, facts_of(form, 0))
+    done = update(form, models, step, prompts, facts_of(form, 0))
     moved = math.sqrt(sum(float(((policy.weights()[n] - before[n]) ** 2).sum()) for n in before))
-    assert done.grad_norm > 1e-2 and moved == pytest.approx(1e-3, rel=1e-2)
+    assert done.grad_norm["policy"] > 1e-2 and moved == pytest.approx(1e-3, rel=1e-2)
 
 
 def test_a_loss_that_is_not_finite_names_its_rows_and_moves_nothing(model: Any) -> None:
@@ -206,11 +220,11 @@ def test_a_loss_that_is_not_finite_names_its_rows_and_moves_nothing(model: Any) 
     assert advantage is not None
     advantage[2] = math.inf
     policy = Policy.load(model)
-    before, optimiser = policy.weights(), make_optimiser(policy, form.loop)
+    before, models = policy.weights(), {"policy": policy_model(policy, form.loop)}
     with pytest.raises(RunError, match=r"the loss of 2 rows is not finite; no weight was touched") as caught:
-        update(form, policy, optimiser, step, prompts, facts_of(form, 0))
+        update(form, models, step, prompts, facts_of(form, 0))
     assert sorted(caught.value.rows) == [2, 3]  # pyright: ignore[reportAttributeAccessIssue]
-    assert equal(policy.weights(), before) and not optimiser.state
+    assert equal(policy.weights(), before) and not moments(models)
     assert all(p.grad is None for p in policy.model.parameters()), "nothing is left for the next step"
 
 
@@ -220,11 +234,11 @@ def test_a_gradient_that_is_not_finite_is_refused_though_the_loss_is_finite(mode
     form = replace(form, terms=(replace(form.terms[0], scale=1e30),))
     step, prompts = step_of(form, MIXED)
     policy = Policy.load(model)
-    before, optimiser = policy.weights(), make_optimiser(policy, form.loop)
+    before, models = policy.weights(), {"policy": policy_model(policy, form.loop)}
     with pytest.raises(RunError, match=r"the gradient norm \((inf|nan)\) is not finite") as caught:
-        update(form, policy, optimiser, step, prompts, facts_of(form, 0))
+        update(form, models, step, prompts, facts_of(form, 0))
     assert caught.value.rows == [0, 1, 2, 5, 6]  # pyright: ignore[reportAttributeAccessIssue]
-    assert equal(policy.weights(), before) and not optimiser.state
+    assert equal(policy.weights(), before) and not moments(models)
 
 
 def test_log_probs_are_zero_in_the_padding_and_the_same_whatever_the_micro_batches(model: Any) -> None:

@@ -31,7 +31,6 @@ from train_runs import (
     untimed,
 )
 
-from truegain.core.component import REGISTRY, component, spec_of
 from truegain.core.errors import RunError, WiringError
 from truegain.core.forms import Role
 from truegain.core.types import Abstain
@@ -43,7 +42,9 @@ from truegain.tasks import make
 from truegain.train import checkpoint, online
 from truegain.train.folder import RunFolder, read_lines
 from truegain.train.launch import StopSignal
+from truegain.train.models import load_models
 from truegain.train.online import Setup, problems
+from truegain.train.setup import State
 
 ALTERNATE = Function(lambda rows: [float(r.sample % 2) for r in rows])
 
@@ -217,14 +218,14 @@ def test_a_finished_run_is_not_trained_again_and_more_steps_go_on_from_its_end(t
 def test_ctrl_c_ends_after_the_step_with_a_checkpoint_and_the_run_can_go_on(
     tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = online.sample
+    real = online.one_step
 
-    def interrupted(setup: Setup, engine: Any, step: int) -> Any:
-        if step == 2:
+    def interrupted(setup: Setup, models: Any, state: Any) -> Any:
+        if state.step == 2:
             os.kill(os.getpid(), signal.SIGINT)
-        return real(setup, engine, step)
+        return real(setup, models, state)
 
-    monkeypatch.setattr(online, "sample", interrupted)
+    monkeypatch.setattr(online, "one_step", interrupted)
     said: list[str] = []
     with StopSignal(say=said.append) as stop:
         lines, _ = run(tmp_path / "run", stop=stop.reason)
@@ -308,17 +309,17 @@ def test_a_reward_component_that_gives_nan_stops_the_run(tmp_path: Path) -> None
 def test_a_loss_that_is_nan_stops_before_a_weight_is_touched_and_saves_its_rows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, poisoned = online.columns, {}
+    real, poisoned = online.shape, {}
 
-    def poison(setup: Setup, rollouts: Any, base: Any, step: int) -> Any:
-        if step == 1:
+    def poison(setup: Setup, models: Any, state: Any, rollouts: Any) -> Any:
+        if state.step == 1:
             letter = rollouts[0].prompt_ids[-1]
             setup.policy.model.weight.data[letter, 7] = math.nan
             poisoned.update(setup.policy.weights())
             poisoned["rows"] = [r for r in rollouts if r.prompt_ids[-1] == letter]
-        return real(setup, rollouts, base, step)
+        return real(setup, models, state, rollouts)
 
-    monkeypatch.setattr(online, "columns", poison)
+    monkeypatch.setattr(online, "shape", poison)
     policy = Policy.load("table")
     form = on_user_score(form_of(eval_every=0))
     with (
@@ -432,8 +433,9 @@ def test_reward_mean_deviation_and_the_share_of_groups_without_a_signal_are_exac
     policy = Policy.load("table")
     form = replace(form_of(), reward=partial(reward.outcome, right=scale))
     with RunFolder(tmp_path / "run") as held:
-        batch, kept, logs = online.columns(Setup(form, policy, make(BANDIT), held), rows, policy.reference(), 0)
-    assert kept.tolist() == list(range(10)) and batch["group"].tolist() == [0, 0, 0, 1, 1, 2, 2, 2, 2, 3]
+        setup = Setup(form, policy, make(BANDIT), held)
+        batch, logs, _ = online.shape(setup, load_models(form, policy, policy.reference()), State(), rows)
+    assert batch["group"].tolist() == [0, 0, 0, 1, 1, 2, 2, 2, 2, 3]
     means = {name: total / count for name, (total, count) in logs.items()}
     # 5 of 10 rows are right. Only group b spreads: its deviation with n - 1 is sqrt(0.5). a, c and d do not, though
     # in float32 the mean of three times 1000.1 is not 1000.1.
@@ -480,57 +482,23 @@ def test_the_ledger_of_a_transformer_counts_weights_and_attended_positions(tmp_p
 # What the loop does not run
 
 
-@pytest.fixture
-def foreign() -> Any:
-    """Registers components for one test only."""
-    names: list[str] = []
-
-    def make_one(kind: str, function: Any) -> Any:
-        made = component(kind, cite="truegain")(function)
-        names.append(spec_of(made).full_name)
-        return made
-
-    yield make_one
-    for name in names:
-        del REGISTRY[name]
-
-
-def test_stages_that_the_loop_does_not_run_are_refused_by_name(foreign: Any) -> None:
-    def marker(text: Any) -> Any:
-        """Nothing."""
-
-    for kind, value in (("probe", "probe"), ("resample", "resample"), ("score", "score")):
-        made = foreign(kind, _named(f"nothing_{kind}"))
-        with pytest.raises(WiringError, match=f"does not run the stage '{value}'"):
-            online.check(replace(form_of(), **{kind: made}))
-    with pytest.raises(WiringError, match="does not run the stage 'segment'"):
-        online.check(replace(form_of(), segment={"step": foreign("segment", marker)}))
-
-
-def _named(name: str) -> Any:
-    def nothing(roles: Any) -> None:
-        """Nothing."""
-
-    nothing.__name__ = name
-    return nothing
-
-
 @pytest.mark.parametrize(
-    "role",
+    ("role", "why"),
     [
-        Role(source="policy", fills="ref_logp"),
-        Role(source="init", fills="value"),
-        Role(source="init", fills="ref_logp", lr=1e-3),
-        Role(source="init", fills="ref_logp", head=True),
+        (Role(source="init", fills="value"), "needs head=True"),
+        (Role(source="init", fills="ref_logp", lr=1e-3), "has no term"),
+        (Role(source="init", fills="ref_logp", head=True), "needs no head"),
+        (Role(source="init", fills="reward"), "a role can fill ref_logp, value"),
+        (Role(source="init", fills="model_reward", head=True, lr=1e-3), "has no term"),
     ],
 )
-def test_roles_that_the_loop_does_not_run_are_refused_by_name(role: Role) -> None:
-    with pytest.raises(WiringError, match="not role 'other'"):
+def test_roles_that_the_loop_does_not_run_are_refused_by_name(role: Role, why: str) -> None:
+    with pytest.raises(WiringError, match=f"role 'other'.*{why}"):
         online.check(replace(form_of(), roles={"other": role}))
 
 
-def test_a_term_of_another_role_is_refused_and_not_left_out() -> None:
+def test_a_term_of_a_frozen_role_is_refused_and_not_left_out() -> None:
     form = grpo(beta=0.1)
     online.check(form)
-    with pytest.raises(WiringError, match="not 'reference', which a term names"):
+    with pytest.raises(WiringError, match="role 'reference' is trained by a term: give it lr"):
         online.check(replace(form, terms=(*form.terms, replace(form.terms[0], role="reference"))))

@@ -395,17 +395,17 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     fake = SimpleNamespace(perf_counter=lambda: at.now, monotonic=lambda: at.now)
     for module in (online, truth, running):
         monkeypatch.setattr(module, "time", fake)
-    sample, draw = online.sample, truth.draw
+    resample, draw = online.resample, truth.draw
 
     def sampled(*a: Any) -> Any:
         at.now += 1.0
-        return sample(*a)
+        return resample(*a)
 
     def drawn(*a: Any, **k: Any) -> Any:
         at.now += 0.5
         return draw(*a, **k)
 
-    monkeypatch.setattr(online, "sample", sampled)
+    monkeypatch.setattr(online, "resample", sampled)
     monkeypatch.setattr(truth, "draw", drawn)
     return at
 

@@ -31,15 +31,16 @@ class OptimiserStep:
     """What one optimiser step trains on.
 
     ``batch`` holds its rows, numbered ``rows`` in the planned batch, with ``mask`` cut to the plan's part. Per term,
-    ``advantages`` is what credit gave (None without credit) and ``weights`` the [B,T] weights. ``live[B]`` is false
-    for rows to which no term gives a gradient: they are left out of the pass and still count in the denominators.
+    ``advantages`` is what credit gave (None without credit) and ``weights`` the [B,T] weights. ``live[role]``, [B],
+    is false for rows to which no term of the role gives a gradient: they are left out of that role's pass and still
+    count in the denominators.
     """
 
     batch: Batch
     rows: Tensor
     advantages: tuple[Tensor | None, ...]
     weights: tuple[Tensor, ...]
-    live: Tensor
+    live: Mapping[str, Tensor]
 
 
 def reward_stage(form: Train, batch: Batch, facts: Facts) -> tuple[Batch, Logs]:
@@ -120,7 +121,7 @@ def _weigh(
     advantages = tuple(None if a is None else a[rows] for a in advantages)
     shape = tuple(columns["mask"].shape)
     weights: list[Tensor] = []
-    live = torch.zeros(columns.rows, dtype=torch.bool, device=part.device)
+    live: dict[str, Tensor] = {}
     for term, advantage in zip(form.terms, advantages, strict=True):
         weight = columns["mask"].float() * term.scale
         offered = columns if advantage is None else {**columns, "advantage": advantage}
@@ -130,7 +131,8 @@ def _weigh(
         felt = weight != 0
         if advantage is not None and _linear(term):
             felt = felt & (advantage != 0)
-        live = live | felt.any(dim=1)
+        rows_felt = felt.any(dim=1)
+        live[term.role] = live[term.role] | rows_felt if term.role in live else rows_felt
     return OptimiserStep(columns, rows, advantages, tuple(weights), live)
 
 
@@ -167,7 +169,7 @@ def loss_of(
             continue
         offered = dict(columns)
         if advantage is not None:
-            offered["advantage" if role == "policy" else "target"] = advantage[index, :width]
+            offered["advantage"] = offered["target"] = advantage[index, :width]
         per_token = torch.zeros(mask.shape, device=mask.device)
         for member in members(term.surrogate):
             per_token = per_token + _run(member, offered, facts, logs, tuple(mask.shape), mask)
@@ -181,7 +183,7 @@ def named_columns(form: Train | Fit) -> frozenset[str]:
     found: set[str] = set()
     stages: list[Stage] = [s for t in form.terms for s in (t.credit, t.surrogate, t.weight)]
     if isinstance(form, Train):
-        stages += [form.reward, form.select, form.plan]
+        stages += [form.probe, form.reward, form.select, form.plan, form.fold]
     for stage in stages:
         for member in members(stage):
             found.update(spec_of(member).inputs)
@@ -196,7 +198,7 @@ def needs_old_pass(form: Train | Fit) -> bool:
     """
     if isinstance(form, Fit):
         return False
-    early = [*members(form.reward), *members(form.select), *members(form.plan)]
+    early = [m for stage in (form.probe, form.reward, form.select, form.plan) for m in members(stage)]
     early += [m for t in form.terms for stage in (t.credit, t.weight) for m in members(stage)]
     named_early = any("old_logp" in spec_of(m).inputs for m in early)
     return named_early or (bool(members(form.plan)) and "old_logp" in named_columns(form))

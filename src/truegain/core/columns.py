@@ -68,6 +68,7 @@ _ROWS: tuple[tuple[str, str, Kind, str, str], ...] = (
     ("truncated", "B", "bool", "the completion ended at the token limit", "the engine"),
     ("score", "B", "float", "what the user's reward functions gave, weighted and summed", "a reward function"),
     ("reward", "B", "float", "sum of the named rewards", "the reward stage"),
+    ("greedy_reward", "B", "float", "reward of the greedy completion of the row's prompt", "a probe"),
     ("reward_parts", "B,K", "float", "the named rewards, in the order of the reward stage", "the reward stage"),
     ("model_reward", "B,M", "float", "scalar reward of each reward model", "a role with a head"),
     ("step_reward", "B,S", "float", "reward of each step, NaN past the last one", "a process reward model or a task"),

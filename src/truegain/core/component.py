@@ -19,10 +19,10 @@ Member = Callable[..., Any]
 F = TypeVar("F", bound=Callable[..., Any])
 
 KINDS: dict[str, str] = {
-    "score": "(problem, rollout) -> named facts, or an abstention",
-    "resample": "(roles, draw, rollouts, state) -> rows to add, rows to drop, state",
+    "score": "(problem, rollout) -> the facts it fills, or an abstention",
+    "resample": "(roles, draw, rollouts, state) -> rows to add, numbers of rows to drop, state",
     "segment": "(text, spans) -> an id per token: steps, turns or parts",
-    "probe": "(roles, rollouts, problems) -> columns, by forcing or continuing from a prefix",
+    "probe": "(roles, draw, rollouts, columns) -> the columns it fills, by forcing or continuing from a prefix",
     "reward": "columns -> [B], one named reward; naming `reward` makes it a modifier of the sum so far",
     "select": "columns -> keep[B], 0 or 1",
     "credit": "columns -> [B,T]; naming `advantage` makes it a modifier",
@@ -32,12 +32,21 @@ KINDS: dict[str, str] = {
     "pair": "chosen and rejected columns -> [N]",
     "sampler": "logits (and history) -> logits",
     "search": "(roles, problems, value, budget) -> Tree",
-    "fold": "init() -> state; update(state, ...) -> (state, out)",
+    "fold": "init() -> state; update(state, *, line, columns) -> (state, settings for the next step)",
     "metric": "arrays -> numbers",
 }
 
 # Column kinds: what the value so far is called, when a member that names it is a modifier.
 _OWN_OUTPUT = {"reward": "reward", "credit": "advantage"} | dict.fromkeys(("select", "weight", "surrogate", "plan"))
+# Kinds that work on text, models or records: what their parameters may be called beside columns.
+_OFFERED: dict[str, frozenset[str]] = {
+    "score": frozenset({"problem", "rollout"}),
+    "resample": frozenset({"roles", "draw", "rollouts", "state"}),
+    "segment": frozenset({"text", "spans"}),
+    "probe": frozenset({"roles", "draw", "rollouts"}) | frozenset(COLUMNS),
+    "fold": frozenset({"line"}) | frozenset(COLUMNS),
+}
+_FILLING = ("score", "probe")
 _LATER = {
     "reward": GRADIENT | {"advantage", "target", "keep", "reward_parts"},
     "select": GRADIENT | {"advantage", "target", "keep"},
@@ -61,6 +70,7 @@ class Spec:
     cite: tuple[str, ...]
     function: Member
     modifies: str | None = None
+    fills: tuple[str, ...] = ()
 
     @property
     def full_name(self) -> str:
@@ -79,10 +89,13 @@ REGISTRY: dict[str, Spec] = {}
 _BY_FUNCTION: dict[int, Spec] = {}
 
 
-def component(kind: str, *, cite: str | tuple[str, ...]) -> Callable[[F], F]:
-    """Register a function (a class, for a fold) as a component. Raises WiringError for an illegal signature.
+def component(kind: str, *, cite: str | tuple[str, ...], fills: str | tuple[str, ...] = ()) -> Callable[[F], F]:
+    """Register a function as a component. Raises WiringError for an illegal signature.
 
     ``cite`` names the source: a paper id (``arXiv:2402.03300``), a library file, or ``truegain`` for our own.
+    ``fills`` names the columns that a score or a probe provides. A fold is a frozen dataclass with keyword-only knobs
+    and the methods ``init()`` and ``update(state, *, ...)``, whose keywords name columns, loop facts and ``line``, the
+    step's metrics.
 
     >>> @component("reward", cite="truegain")
     ... def doctest_reward(correct, *, scale=1.0):
@@ -94,7 +107,8 @@ def component(kind: str, *, cite: str | tuple[str, ...]) -> Callable[[F], F]:
     """
 
     def register(function: F) -> F:
-        spec = _read(kind, function, (cite,) if isinstance(cite, str) else cite)
+        sources, filled = (cite,) if isinstance(cite, str) else cite, (fills,) if isinstance(fills, str) else fills
+        spec = _read(kind, function, sources, filled)
         REGISTRY[spec.full_name] = spec
         _BY_FUNCTION[id(function)] = spec
         return function
@@ -102,7 +116,7 @@ def component(kind: str, *, cite: str | tuple[str, ...]) -> Callable[[F], F]:
     return register
 
 
-def _read(kind: str, function: Member, cite: tuple[str, ...]) -> Spec:
+def _read(kind: str, function: Member, cite: tuple[str, ...], fills: tuple[str, ...]) -> Spec:
     name = getattr(function, "__name__", repr(function))
     where = f"component {name!r}"
     if kind not in KINDS:
@@ -111,6 +125,21 @@ def _read(kind: str, function: Member, cite: tuple[str, ...]) -> Spec:
     room = module[2] if module[:2] == ["truegain", "methods"] else module[1] if len(module) > 1 else module[0]
     if not cite or not all(cite):
         raise WiringError(f"{where}: cite is empty; name a paper, a library's file, or 'truegain' for our own")
+    if bool(fills) != (kind in _FILLING):
+        raise WiringError(f"{where}: a {kind} {'must name' if kind in _FILLING else 'has no'} columns that it fills")
+    inputs, knobs, facts = _signature(kind, function, where)
+    for column in (*inputs, *fills):
+        legal = _OFFERED.get(kind, frozenset(COLUMNS)) if column in inputs else frozenset(COLUMNS)
+        if kind != "metric" and kind in (*_OWN_OUTPUT, *_OFFERED) and column not in legal:
+            raise WiringError(f"{where}: {column!r} is no column{nearest(column, set(legal))}; knobs stand after *")
+        if column in _LATER.get(kind, ()):
+            raise WiringError(f"{where}: a {kind} cannot name {column!r}, which exists only later")
+    modifies = _OWN_OUTPUT[kind] if kind in _OWN_OUTPUT and _OWN_OUTPUT[kind] in inputs else None
+    return Spec(name, kind, room, inputs, knobs, facts, cite, function, modifies, fills)
+
+
+def _signature(kind: str, function: Member, where: str) -> tuple[tuple[str, ...], dict[str, Any], tuple[str, ...]]:
+    """Inputs, knobs and loop facts, read off the parameters; a fold's inputs and facts are those of ``update``."""
     inputs: list[str] = []
     knobs: dict[str, Any] = {}
     facts: list[str] = []
@@ -125,17 +154,13 @@ def _read(kind: str, function: Member, cite: tuple[str, ...]) -> Spec:
             )
         else:
             knobs[parameter.name] = parameter.default
-    modifies = None
-    if kind in _OWN_OUTPUT:
-        for column in inputs:
-            if column not in COLUMNS:
-                raise WiringError(
-                    f"{where}: {column!r} is no column{nearest(column, set(COLUMNS))}; knobs stand after *"
-                )
-            if column in _LATER[kind]:
-                raise WiringError(f"{where}: a {kind} cannot name {column!r}, which exists only later")
-        modifies = _OWN_OUTPUT[kind] if _OWN_OUTPUT[kind] in inputs else None
-    return Spec(name, kind, room, tuple(inputs), knobs, tuple(facts), cite, function, modifies)
+    if kind == "fold":
+        if inputs or not (hasattr(function, "init") and hasattr(function, "update")):
+            raise WiringError(f"{where}: a fold is a class with keyword-only knobs and the methods init and update")
+        for parameter in inspect.signature(cast(Any, function).update).parameters.values():
+            if parameter.kind is inspect.Parameter.KEYWORD_ONLY:
+                (facts if parameter.name in FACTS else inputs).append(parameter.name)
+    return tuple(inputs), knobs, tuple(facts)
 
 
 def spec_of(member: Member) -> Spec:

@@ -96,6 +96,15 @@ class Abstain:
 
 
 @dataclass(frozen=True)
+class Resampled:
+    """What a resampler answers: rollouts to add, numbers of the rows to drop from those it saw, its new state."""
+
+    add: Sequence[Rollout] = ()
+    drop: Sequence[int] = ()
+    state: Any = None
+
+
+@dataclass(frozen=True)
 class Sampling:
     """How completions are drawn.
 

@@ -1,11 +1,10 @@
-"""The learner's half of a step: from columns to new weights. Used by the online loop; hosts bring their own."""
+"""The learner's half of a step: from columns to new weights. Used by both loops; hosts bring their own."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,49 +14,35 @@ from truegain.core.batch import Batch
 from truegain.core.component import spec_of
 from truegain.core.errors import RunError
 from truegain.core.forms import Fit, Loop, Train, members
+from truegain.policy.heads import ScalarHead, token_values
 from truegain.policy.logprobs import token_logp
 from truegain.policy.policy import Policy
+from truegain.train.models import Model
 
 Prompts = Sequence[tuple[int, ...]]
 
 
 @dataclass(frozen=True)
 class Updated:
-    """What one optimiser step did. ``passed`` are the rows that went through the model."""
+    """What one optimiser step did: by role, its loss, its gradient norm and the rows that went through its model."""
 
-    loss: float
-    grad_norm: float
-    passed: Tensor
+    loss: Mapping[str, float]
+    grad_norm: Mapping[str, float]
+    passed: Mapping[str, Tensor]
     logs: Logs
 
 
-def make_optimiser(policy: Policy, loop: Loop) -> torch.optim.AdamW:
-    """AdamW over every trainable weight; decay on matrices only."""
-    trainable = [p for p in policy.model.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in trainable if p.dim() > 1], "weight_decay": loop.weight_decay},
-        {"params": [p for p in trainable if p.dim() <= 1], "weight_decay": 0.0},
-    ]
-    betas = (loop.beta1, loop.beta2)
-    return torch.optim.AdamW([g for g in groups if g["params"]], lr=loop.lr, betas=betas, fused=True)
-
-
-def parameter_names(policy: Policy, optimiser: torch.optim.Optimizer) -> list[str]:
-    """Names of the weights in the optimiser's order, for its checkpoint."""
-    by_id = {id(p): name for name, p in policy.model.named_parameters()}
-    return [by_id[id(p)] for group in optimiser.param_groups for p in group["params"]]
-
-
-def learning_rate(loop: Loop, step: int) -> float:
-    """Linear warm-up, then constant, linear or cosine to 0 at the last step."""
+def learning_rate(loop: Loop, step: int, peak: float | None = None) -> float:
+    """Linear warm-up to ``peak`` (``loop.lr`` if None), then constant, linear or cosine to 0 at the last step."""
+    peak = loop.lr if peak is None else peak
     if step < loop.warmup:
-        return loop.lr * (step + 1) / loop.warmup
+        return peak * (step + 1) / loop.warmup
     share = (step - loop.warmup) / max(loop.steps - loop.warmup, 1)
     if loop.decay == "linear":
-        return loop.lr * (1 - share)
+        return peak * (1 - share)
     if loop.decay == "cosine":
-        return loop.lr * (1 + math.cos(math.pi * share)) / 2
-    return loop.lr
+        return peak * (1 + math.cos(math.pi * share)) / 2
+    return peak
 
 
 def token_counts(batch: Mapping[str, Tensor]) -> Tensor:
@@ -101,95 +86,139 @@ def cut_micro(sizes: Tensor, limit: int, group: Tensor, whole: bool = False) -> 
 def logp_pass(policy: Policy, prompts: Prompts, batch: Batch, loop: Loop, temperature: float | None = None) -> Tensor:
     """Log-probs [B,T] of every completion token under a model, without gradient; at the loop's temperature if None."""
     temperature = loop.temperature if temperature is None else temperature
-    out = torch.zeros(batch["tokens"].shape, device=policy.device)
+
+    def part(chosen: Prompts, tokens: Tensor, lengths: Tensor) -> Tensor:
+        return token_logp(policy, chosen, tokens, lengths, temperature=temperature, grad=False)[0]
+
+    return _pass(part, prompts, batch, loop)
+
+
+def value_pass(model: Model, prompts: Prompts, batch: Batch, loop: Loop, after: bool = False) -> Tensor:
+    """A head's numbers [B,T] without gradient: of the state before each token, or with it (``after``)."""
+
+    def part(chosen: Prompts, tokens: Tensor, lengths: Tensor) -> Tensor:
+        return token_values(model.policy, _head(model), chosen, tokens, lengths, after=after, grad=False)
+
+    return _pass(part, prompts, batch, loop)
+
+
+def _pass(part: Callable[[Prompts, Tensor, Tensor], Tensor], prompts: Prompts, batch: Batch, loop: Loop) -> Tensor:
+    out = torch.zeros(batch["tokens"].shape, device=batch["tokens"].device)
     lengths = token_counts(batch)
-    sizes = lengths + torch.tensor([len(p) for p in prompts])
     with torch.no_grad():
-        for index in cut_micro(sizes, loop.micro_tokens, batch["group"]):
+        for index in cut_micro(_sizes(lengths, prompts), loop.micro_tokens, batch["group"]):
             width = int(lengths[index].max())
             chosen = [prompts[i] for i in index.tolist()]
-            tokens = batch["tokens"][index, :width]
-            logp, _ = token_logp(policy, chosen, tokens, lengths[index], temperature=temperature, grad=False)
-            out[index, :width] = logp
+            out[index, :width] = part(chosen, batch["tokens"][index, :width], lengths[index]).float()
     return out
 
 
-def update(
-    form: Train | Fit,
-    policy: Policy,
-    optimiser: torch.optim.Optimizer,
-    step: OptimiserStep,
-    prompts: Prompts,
-    facts: Facts,
-) -> Updated:
-    """One optimiser step on the policy: forward and backward by micro-batches, clip, check, step.
+def _sizes(lengths: Tensor, prompts: Prompts) -> Tensor:
+    return lengths + torch.tensor([len(p) for p in prompts], device=lengths.device)
 
-    ``prompts`` belong to the rows of ``step.batch``. Raises RunError before a weight is touched when the loss or the
-    gradient is not finite; its ``rows`` attribute holds the rows of the micro-batches whose loss was not finite.
+
+def _head(model: Model) -> ScalarHead:
+    assert model.head is not None
+    return model.head
+
+
+def update(
+    form: Train | Fit, models: Mapping[str, Model], step: OptimiserStep, prompts: Prompts, facts: Facts
+) -> Updated:
+    """One optimiser step of every role that a term trains: forward and backward by micro-batches, clip, check, step.
+
+    ``prompts`` belong to the rows of ``step.batch``. Raises RunError before a weight of any role is touched when a loss
+    or a gradient is not finite; its ``rows`` attribute holds the rows of the micro-batches whose loss was not finite.
     """
-    loop, batch = form.loop, step.batch
-    named = named_columns(form)
+    losses: dict[str, float] = {}
+    norms: dict[str, float] = {}
+    logs: Logs = {}
+    try:
+        for role in dict.fromkeys(term.role for term in form.terms):
+            losses[role], more = _accumulate(form, models[role], step, prompts, facts)
+            logs = merge(logs, more)
+        # All roles are checked before the first one steps; a head on the policy's body gives gradient to both.
+        for model in models.values():
+            if any(p.grad is not None for p in model.parameters):
+                norms[model.name] = _clipped_norm(model, form.loop.grad_clip, step)
+        for name in norms:
+            models[name].step()
+    finally:
+        for model in models.values():
+            model.zero_grad()
+    return Updated(losses, norms, {role: _rows(step.live[role]) for role in losses}, logs)
+
+
+def _rows(live: Tensor) -> Tensor:
+    return live.nonzero().flatten()
+
+
+def _accumulate(
+    form: Train | Fit, model: Model, step: OptimiserStep, prompts: Prompts, facts: Facts
+) -> tuple[float, Logs]:
+    """Forward and backward of one role's terms over its live rows. Returns its loss and logs."""
+    batch, passed = step.batch, _rows(step.live[model.name])
     lengths = token_counts(batch)
-    sizes = lengths + torch.tensor([len(p) for p in prompts])
-    passed = step.live.nonzero().flatten()
-    spread_over_group = any("group" in spec_of(m).inputs for term in form.terms for m in members(term.surrogate))
+    terms = [term for term in form.terms if term.role == model.name]
+    whole = any("group" in spec_of(m).inputs for term in terms for m in members(term.surrogate))
     loss, logs, bad = 0.0, Logs(), list[int]()
-    optimiser.zero_grad(set_to_none=True)
-    for part in cut_micro(sizes[passed], loop.micro_tokens, batch["group"][passed], whole=spread_over_group):
+    sizes = _sizes(lengths, prompts)
+    for part in cut_micro(sizes[passed], form.loop.micro_tokens, batch["group"][passed], whole=whole):
         index = passed[part]
         width = int(lengths[index].max())
-        logp, entropy = token_logp(
-            policy,
-            [prompts[i] for i in index.tolist()],
-            batch["tokens"][index, :width],
-            lengths[index],
-            temperature=loop.temperature,
-            entropy=True,
-        )
-        assert entropy is not None
-        current = {"logp": logp, "entropy": entropy}
-        if "old_logp" in named and "old_logp" not in batch:
-            current["old_logp"] = logp.detach()
-        part_loss, part_logs = loss_of(form, step, index, current, facts)
+        chosen = [prompts[i] for i in index.tolist()]
+        current = _current(form, model, batch, chosen, index, batch["tokens"][index, :width], lengths[index])
+        part_loss, part_logs = loss_of(form, step, index, current, facts, model.name)
         value = float(part_loss.detach())
         if not math.isfinite(value):
             bad.extend(index.tolist())
             continue
         part_loss.backward()
         loss += value
-        logs = merge(logs, part_logs, _pass_logs(batch, index, width, logp, entropy))
-    return _finish(policy, optimiser, loss, logs, passed, bad, loop)
+        logs = merge(logs, part_logs, _pass_logs(batch, index, current))
+    if bad:
+        raise _not_finite(f"the loss of {len(bad)} rows", model, bad)
+    return loss, logs
 
 
-def _pass_logs(batch: Batch, index: Tensor, width: int, logp: Tensor, entropy: Tensor) -> Logs:
-    mask = batch["mask"][index, :width]
+def _current(
+    form: Train | Fit, model: Model, batch: Batch, prompts: Prompts, index: Tensor, tokens: Tensor, lengths: Tensor
+) -> dict[str, Tensor]:
+    """The columns that come with a forward pass of the role's model, with gradient."""
+    if model.head is not None:
+        return {"value": token_values(model.policy, model.head, prompts, tokens, lengths)}
+    temperature = form.loop.temperature
+    logp, entropy = token_logp(model.policy, prompts, tokens, lengths, temperature=temperature, entropy=True)
+    assert entropy is not None
+    current = {"logp": logp, "entropy": entropy}
+    if "old_logp" in named_columns(form) and "old_logp" not in batch:
+        current["old_logp"] = logp.detach()
+    return current
+
+
+def _pass_logs(batch: Batch, index: Tensor, current: Mapping[str, Tensor]) -> Logs:
+    if "logp" not in current:
+        return {}
+    logp, entropy = current["logp"].detach(), current["entropy"].detach()
+    mask = batch["mask"][index, : logp.shape[1]]
     count = float(mask.sum())
-    logs: Logs = {"entropy": (float(entropy.detach()[mask].sum()), count)}
+    logs: Logs = {"entropy": (float(entropy[mask].sum()), count)}
     if "engine_logp" in batch:
-        gap = (logp.detach() - batch["engine_logp"][index, :width])[mask].abs()
+        gap = (logp - batch["engine_logp"][index, : logp.shape[1]])[mask].abs()
         logs["truegain/engine_gap"] = (float(gap.sum()), count)
     return logs
 
 
-def _finish(
-    policy: Policy,
-    optimiser: torch.optim.Optimizer,
-    loss: float,
-    logs: Logs,
-    passed: Tensor,
-    bad: list[int],
-    loop: Loop,
-) -> Updated:
-    if not passed.numel():
-        return Updated(0.0, 0.0, passed, logs)
-    trainable: list[Any] = [p for group in optimiser.param_groups for p in group["params"]]
-    norm = float(torch.nn.utils.clip_grad_norm_(trainable, loop.grad_clip)) if not bad else math.nan
-    if bad or not math.isfinite(norm):
-        optimiser.zero_grad(set_to_none=True)
-        what = f"the loss of {len(bad)} rows" if bad else f"the gradient norm ({norm})"
-        error = RunError(f"{what} is not finite; no weight was touched. Lower lr or look at the saved rows")
-        error.rows = bad or passed.tolist()  # pyright: ignore[reportAttributeAccessIssue]
-        raise error
-    optimiser.step()
-    optimiser.zero_grad(set_to_none=True)
-    return Updated(loss, norm, passed, logs)
+def _clipped_norm(model: Model, largest: float, step: OptimiserStep) -> float:
+    norm = float(torch.nn.utils.clip_grad_norm_(model.parameters, largest))
+    if not math.isfinite(norm):
+        live = step.live.get(model.name, torch.zeros(0, dtype=torch.bool))
+        raise _not_finite(f"the gradient norm ({norm})", model, _rows(live).tolist())
+    return norm
+
+
+def _not_finite(what: str, model: Model, rows: list[int]) -> RunError:
+    of = "" if model.name == "policy" else f" of role {model.name!r}"
+    error = RunError(f"{what}{of} is not finite; no weight was touched. Lower lr or look at the saved rows")
+    error.rows = rows  # pyright: ignore[reportAttributeAccessIssue]
+    return error

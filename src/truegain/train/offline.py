@@ -23,6 +23,7 @@ from truegain.core.batch import Batch
 from truegain.core.errors import DataError, RunError, SettingError
 from truegain.policy.policy import Policy
 from truegain.train.learner import update
+from truegain.train.models import Model
 from truegain.train.muon import Muon
 
 SETTINGS = ("lr", "betas", "weight_decay", "momentum")
@@ -122,10 +123,21 @@ def sft(
         for group in fit.optimizer.param_groups:
             group["lr"] = fit.lr
         try:
-            updated = update(form, policy, fit.optimizer, as_step(form, batch), [e.prompt for e in batch], {})
+            updated = update(
+                form,
+                {"policy": Model("policy", policy, optimiser=fit.optimizer)},
+                as_step(form, batch),
+                [e.prompt for e in batch],
+                {},
+            )
         except RunError as error:
             raise RunError(f"sft step {fit.step}, examples {fit.index} to {index - 1}: {error}") from error
-        fit.step, fit.index, fit.loss, fit.grad_norm = fit.step + 1, index, updated.loss, updated.grad_norm
+        fit.step, fit.index, fit.loss, fit.grad_norm = (
+            fit.step + 1,
+            index,
+            updated.loss["policy"],
+            updated.grad_norm.get("policy", 0.0),
+        )
         fit.tokens += sum(example.size for example in batch)
         fit.seconds += time.perf_counter() - began
         yield fit

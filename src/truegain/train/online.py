@@ -1,4 +1,4 @@
-"""The online loop: sample, score, shape, credit, update. Read it top to bottom.
+"""The online loop: sample, score, resample, shape, credit, update. Read it top to bottom.
 
 It is a generator that yields every line it logs; whoever drives it draws the progress.
 """
@@ -7,43 +7,29 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
-import torch
-from torch import Tensor
-
-from truegain.core import arithmetic, segments
+from truegain.core import arithmetic
 from truegain.core.arithmetic import Logs, merge
 from truegain.core.batch import Batch
-from truegain.core.errors import DataError, RunError, SettingError, WiringError
-from truegain.core.forms import Role, Train
-from truegain.core.types import Abstain, Engine, Problem, Rollout, Sampling, Split, Task
-from truegain.policy.policy import Policy
-from truegain.rollout.batch import to_columns
-from truegain.rollout.collect import collect, score_rollouts
-from truegain.rollout.engines import engine_for
-from truegain.tasks.functions import RewardFunction
+from truegain.core.errors import RunError, SettingError
+from truegain.core.forms import Train, members
+from truegain.core.types import Rollout, Task
 from truegain.train import checkpoint
+from truegain.train.drawing import SEED_STRIDE as SEED_STRIDE
+from truegain.train.drawing import Draw, judge, problems, resample
 from truegain.train.folder import RunFolder
-from truegain.train.learner import learning_rate, logp_pass, make_optimiser, parameter_names, update
+from truegain.train.folds import begin_folds, run_folds
+from truegain.train.learner import learning_rate, update
 from truegain.train.ledger import Ledger, ModelCost, attended, model_cost, spend
+from truegain.train.models import Model, check_roles, load_models, optimisers_saved, restore_models, write_models
+from truegain.train.setup import Setup, State, facts_of, form_now
+from truegain.train.shaping import check_columns, not_finite, shape
 from truegain.train.truth import look
 
-SEED_STRIDE = 1_000_003
-
-
-@dataclass(frozen=True)
-class Setup:
-    """What a run works with. ``functions`` are the user's reward functions; their weighted sum is column ``score``."""
-
-    form: Train
-    policy: Policy
-    task: Task
-    folder: RunFolder
-    seed: int = 0
-    functions: tuple[tuple[RewardFunction, float], ...] = ()
+__all__ = ["SEED_STRIDE", "Setup", "check", "facts_of", "judge", "problems", "train"]
 
 
 def train(setup: Setup, stop: Callable[[], str | None]) -> Iterator[dict[str, Any]]:
@@ -52,203 +38,135 @@ def train(setup: Setup, stop: Callable[[], str | None]) -> Iterator[dict[str, An
     Resumes from the folder's last good checkpoint. Ends after ``loop.steps`` steps or when ``stop`` has a reason, with
     a checkpoint either way. Raises RunError for a reward or a loss that is not finite, before a weight is touched.
     """
-    check(setup.form)
-    policy, folder, loop = setup.policy, setup.folder, setup.form.loop
-    base = policy.reference()
-    optimiser = make_optimiser(policy, loop)
-    first, ledger, notes = _resume(setup, optimiser)
+    check(setup.form, setup.task, bool(setup.functions))
+    base, folder = setup.policy.reference(), setup.folder
+    models = load_models(setup.form, setup.policy, base)
+    state, notes = _resume(setup, models)
     for note in notes:
-        yield {"kind": "note", "step": first, "text": note}
-    engine = engine_for(policy)
-    cost = model_cost(policy.model)
-    step, saved = first, first if notes else -1
-    if saved < 0 and loop.eval_every:
-        yield _logged(folder, look(setup, engine, base, step=0))
-    while step < loop.steps and stop() is None:
-        for group in optimiser.param_groups:
-            group["lr"] = learning_rate(loop, step)
-        line, spent = _one_step(setup, engine, base, optimiser, step, cost)
-        ledger, step = ledger + spent, step + 1
-        yield _logged(folder, {"kind": "step", "step": step, **line, "ledger": ledger.to_json()})
-        if loop.eval_every and step % loop.eval_every == 0:
-            yield _logged(folder, look(setup, engine, base, step=step))
-        if loop.save_every and step % loop.save_every == 0:
-            _save(setup, optimiser, step, ledger)
-            saved = step
-    if saved != step:
-        _save(setup, optimiser, step, ledger)
-    if step < loop.steps:
-        yield {"kind": "note", "step": step, "text": f"stopped after step {step}: {stop()}"}
+        yield {"kind": "note", "step": state.step, "text": note}
+    engine = models["policy"].engine
+    saved = state.step if notes else -1
+    now = replace(setup, form=form_now(setup, state))
+    if saved < 0 and now.form.loop.eval_every:
+        yield _logged(folder, look(now, engine, base, step=0))
+    while state.step < now.form.loop.steps and stop() is None:
+        line = one_step(now, models, state)
+        yield _logged(folder, {"kind": "step", "step": state.step, **line, "ledger": state.ledger.to_json()})
+        now = replace(setup, form=form_now(setup, state))
+        loop = now.form.loop
+        if loop.eval_every and state.step % loop.eval_every == 0:
+            yield _logged(folder, look(now, engine, base, step=state.step))
+        if loop.save_every and state.step % loop.save_every == 0:
+            _save(setup, models, state)
+            saved = state.step
+    if saved != state.step:
+        _save(setup, models, state)
+    if state.step < now.form.loop.steps:
+        yield {"kind": "note", "step": state.step, "text": f"stopped after step {state.step}: {stop()}"}
 
 
-def check(form: Train) -> None:
-    """Refuse the stages and roles that this loop does not run. Raises WiringError naming the first."""
-    for stage in ("score", "resample", "segment", "probe", "fold"):
-        if getattr(form, stage):
-            raise WiringError(f"the online loop does not run the stage {stage!r} yet; leave it empty")
-    for name, role in form.roles.items():
-        if role != Role(source="init", fills="ref_logp"):
-            raise WiringError(
-                f"the online loop runs a frozen role from 'init' that fills 'ref_logp', not role {name!r}"
-            )
-    if form.loop.top_k or form.loop.top_p < 1:
-        raise SettingError(
-            "loop.top_k and loop.top_p must be off in training: the learner's log-probs are of the whole distribution, "
-            "so what was sampled from a cut one would be credited wrongly"
-        )
-    for term in form.terms:
-        if term.role != "policy":
-            raise WiringError(f"the online loop trains the role 'policy' alone, not {term.role!r}, which a term names")
-
-
-def problems(task: Task, split: Split, first: int, count: int, seed: int) -> list[Problem]:
-    """Problems ``first .. first+count-1`` of the seed's own order: a pure function, so nothing is saved to resume.
-
-    A finite split is walked in a new order each epoch; an unlimited one from an
-    offset of the seed's own, beyond what the embedded model was fitted on.
-    """
-    size = task.size(split)
-    if size is None:
-        return [task.problem(split, (seed + 1) * SEED_STRIDE + first + i) for i in range(count)]
-    if size == 0:
-        raise DataError(f"task {task.name!r} has no problem in its {split} split; give more data or other split files")
-    found: list[Problem] = []
-    for place in range(first, first + count):
-        epoch, at = divmod(place, size)
-        order = torch.randperm(size, generator=torch.Generator().manual_seed(seed * SEED_STRIDE + epoch))
-        found.append(task.problem(split, int(order[at])))
-    return found
-
-
-def sample(setup: Setup, engine: Engine, step: int) -> list[Rollout]:
-    """Draw and judge one step's rollouts, problem by problem; those without a verdict hold the fact ``abstained``."""
-    loop = setup.form.loop
-    asked = problems(setup.task, "train", step * loop.prompts, loop.prompts, setup.seed)
-    how = Sampling(loop.max_tokens, loop.temperature, loop.top_k, loop.top_p)
-    drawn = collect(
-        setup.policy,
-        engine,
-        setup.task,
-        asked,
-        samples=loop.samples,
-        sampling=how,
-        seed=setup.seed,
-        stage="train",
-        step=step,
-        version=step,
-    )
-    return judge(setup, drawn)
-
-
-def judge(setup: Setup, drawn: Sequence[Rollout]) -> list[Rollout]:
-    """Put facts into rollouts: the checker's, then the user's functions'. An abstention is the fact ``abstained``."""
-    scored = score_rollouts(setup.task, drawn)
-    if not setup.functions:
-        return scored
-    return [_with_score(r, s) for r, s in zip(scored, _function_scores(setup, scored), strict=True)]
-
-
-def _function_scores(setup: Setup, rollouts: Sequence[Rollout]) -> list[float | Abstain]:
-    """Weighted sum of what the functions gave a row; the first abstention where one of them abstained."""
-    total: list[float | Abstain] = [0.0] * len(rollouts)
-    for function, weight in setup.functions:
-        given = function.score([r.problem for r in rollouts], rollouts)
-        for i, value in enumerate(given):
-            so_far = total[i]
-            if not isinstance(so_far, Abstain):
-                total[i] = value if isinstance(value, Abstain) else so_far + weight * value
-    return total
-
-
-def _with_score(rollout: Rollout, value: float | Abstain) -> Rollout:
-    if "abstained" in rollout.facts:
-        return rollout
-    fact = {"abstained": value.reason} if isinstance(value, Abstain) else {"score": value}
-    return replace(rollout, facts={**rollout.facts, **fact})
-
-
-def columns(setup: Setup, rollouts: Sequence[Rollout], base: Policy, step: int) -> tuple[Batch, Tensor, Logs]:
-    """From rollouts to the batch that credit sees: facts, log-probs asked for early, reward, selection.
-
-    Returns the batch, the rollout number of each of its rows, and the logs.
-    """
-    form, loop = setup.form, setup.form.loop
-    prompts = [r.trained_prompt for r in rollouts]
-    batch = Batch(**to_columns(rollouts))
-    if any(role.fills == "ref_logp" for role in form.roles.values()):
-        batch = batch.add(ref_logp=logp_pass(base, prompts, batch, loop))
-    if arithmetic.needs_old_pass(form):
-        batch = batch.add(old_logp=logp_pass(setup.policy, prompts, batch, loop))
-    batch, logs = arithmetic.reward_stage(form, batch, facts_of(form, step))
-    bad = (~batch["reward"].isfinite()).nonzero().flatten().tolist()
-    if bad:
-        why = f"the reward of {len(bad)} rows is not finite; no weight was touched. Mend the reward"
-        raise _refused(setup, step, [rollouts[i] for i in bad], why)
-    logs = merge(logs, _reward_logs(batch))
-    batch, kept, more = arithmetic.select_stage(form, batch, facts_of(form, step))
-    return batch, kept, merge(logs, more)
+def one_step(setup: Setup, models: Mapping[str, Model], state: State) -> dict[str, Any]:
+    """Sample, judge, shape, learn and let the folds see it; ``state`` moves on. Returns the line to log."""
+    began, form = time.perf_counter(), setup.form
+    for model in models.values():
+        for group in () if model.optimiser is None else model.optimiser.param_groups:
+            group["lr"] = learning_rate(form.loop, state.step, model.role.lr if model.role else None)
+    draw = Draw(setup, models, state, "sampled", "train")
+    drawn = draw.fresh(form.loop.prompts)
+    rollouts, more, spent = resample(setup, models, state, [r for r in drawn if "abstained" not in r.facts])
+    drawn += more
+    if all("abstained" in r.facts for r in drawn):
+        raise _refused(setup, state.step, drawn, _all_abstained(drawn))
+    logs, norms, passed, batch = Logs(), dict[str, float](), Ledger(), None
+    if rollouts:
+        batch, logs, probed = shape(setup, models, state, rollouts)
+        if bad := not_finite(batch):
+            why = f"the reward of {len(bad)} rows is not finite; no weight was touched. Mend the reward"
+            raise _refused(setup, state.step, [rollouts[i] for i in bad], why)
+        kept_batch, kept, more_logs = arithmetic.select_stage(form, batch, facts_of(form, state.step))
+        chosen = [rollouts[i] for i in kept.tolist()]
+        passed = probed + _scoring_cost(form, models, rollouts)
+        logs = merge(logs, more_logs)
+        if chosen:
+            more_logs, norms, trained = learn(setup, models, kept_batch, chosen, state.step)
+            logs, passed = merge(logs, more_logs), passed + trained
+    line = _line(setup, logs, norms, drawn, rollouts, models)
+    line["seconds"] = time.perf_counter() - began
+    state.ledger = state.ledger + draw.ledger + spent + passed
+    if form.loop.eval_every and (state.step + 1) % form.loop.eval_every == 0:
+        setup.folder.records(f"rollouts/step-{state.step + 1:06d}.jsonl").append(*map(_row, drawn))
+    run_folds(setup, state, batch, line)
+    state.step += 1
+    return line
 
 
 def learn(
-    setup: Setup,
-    optimiser: torch.optim.Optimizer,
-    batch: Batch,
-    rollouts: Sequence[Rollout],
-    step: int,
-) -> tuple[Logs, Tensor, list[float]]:
-    """Credit once, then every optimiser step of the plan. Returns logs, rows that went through the model, norms."""
+    setup: Setup, models: Mapping[str, Model], batch: Batch, rollouts: Sequence[Rollout], step: int
+) -> tuple[Logs, dict[str, float], Ledger]:
+    """Credit once, then every optimiser step of the plan. Returns logs, mean gradient norm by role, and the cost."""
     form = setup.form
     facts = facts_of(form, step)
     advantages, logs = arithmetic.credit_stage(form, batch, facts)
     steps, more = arithmetic.plan_stage(form, batch, advantages, facts)
     logs = merge(logs, more)
-    passed: list[Tensor] = []
-    norms: list[float] = []
+    spent, trained = Ledger(), 0
+    norms: dict[str, list[float]] = {}
     for part in steps:
-        rows = part.rows.tolist()
-        prompts = [rollouts[i].trained_prompt for i in rows]
+        rows = [rollouts[i] for i in part.rows.tolist()]
         try:
-            done = update(form, setup.policy, optimiser, part, prompts, facts)
+            done = update(form, models, part, [r.trained_prompt for r in rows], facts)
         except RunError as error:
-            chosen = [rollouts[rows[i]] for i in getattr(error, "rows", [])]
-            raise _refused(setup, step, chosen, str(error)) from error
-        passed.append(part.rows[done.passed])
-        norms.append(done.grad_norm)
-        logs = merge(logs, done.logs, {"loss": (done.loss, 1.0)})
-    return logs, torch.cat(passed), norms
+            raise _refused(setup, step, [rows[i] for i in getattr(error, "rows", [])], str(error)) from error
+        for role, passed in done.passed.items():
+            through = [rows[i] for i in passed.tolist()]
+            spent += _pass_cost(model_cost(models[role].policy.model), "trained", through)
+            trained += len(through) if role == "policy" else 0
+        for role, norm in done.grad_norm.items():
+            norms.setdefault(role, []).append(norm)
+        named = {_of(role, "loss"): (loss, 1.0) for role, loss in done.loss.items()}
+        logs = merge(logs, done.logs, named)
+    logs["truegain/trained_rows"] = (float(trained), 1.0)
+    return logs, {role: sum(found) / len(found) for role, found in norms.items()}, spent
 
 
-def facts_of(form: Train, step: int) -> dict[str, Any]:
-    """The loop facts that components may name."""
-    return {"progress": step / max(form.loop.steps, 1), "step_index": step, "max_tokens": form.loop.max_tokens}
+def check(form: Train, task: Task | None = None, functions: bool = False) -> None:
+    """Refuse what cannot run before anything is drawn: roles, samplers, columns that nothing supplies.
+
+    ``functions`` says whether the user gives reward functions. Raises WiringError or SettingError.
+    """
+    check_roles(form)
+    if form.loop.top_k or form.loop.top_p < 1:
+        raise SettingError(
+            "loop.top_k and loop.top_p must be off in training: the learner's log-probs are of the whole distribution, "
+            "so what was sampled from a cut one would be credited wrongly"
+        )
+    supplied = None if task is None else getattr(task, "supplies", None)
+    if task is not None and supplied is not None:
+        check_columns(form, frozenset(supplied) | ({"score"} if functions else set()), f"task {task.name!r}")
 
 
-def _one_step(
-    setup: Setup, engine: Engine, base: Policy, optimiser: torch.optim.Optimizer, step: int, cost: ModelCost
-) -> tuple[dict[str, Any], Ledger]:
-    """Sample, judge and learn; the line to log and what it cost."""
-    began = time.perf_counter()
-    drawn = sample(setup, engine, step)
-    rollouts = [r for r in drawn if "abstained" not in r.facts]
-    if not rollouts:
-        raise _refused(setup, step, drawn, _all_abstained(drawn))
-    batch, kept, logs = columns(setup, rollouts, base, step)
-    chosen = [rollouts[i] for i in kept.tolist()]
-    more, passed, norms = (
-        learn(setup, optimiser, batch, chosen, step) if chosen else ({"loss": (0.0, 1.0)}, kept, [0.0])
-    )
-    if setup.form.loop.eval_every and (step + 1) % setup.form.loop.eval_every == 0:
-        setup.folder.records(f"rollouts/step-{step + 1:06d}.jsonl").append(*map(_row, drawn))
-    line: dict[str, Any] = {name: value / count for name, (value, count) in merge(logs, more).items() if count}
-    line |= {"grad_norm": sum(norms) / len(norms), "truegain/abstained": len(drawn) - len(rollouts)}
-    line |= {"truegain/trained_rows": int(passed.numel()), **_completion_logs(rollouts)}
-    line |= {"learning_rate": optimiser.param_groups[0]["lr"], "seconds": time.perf_counter() - began}
-    passes = int(arithmetic.needs_old_pass(setup.form)) + len(setup.form.roles)
-    spent = _sampling_cost(cost, drawn)
-    spent += _pass_cost(cost, "trained", [chosen[i] for i in passed.tolist()])
-    for _ in range(passes):
-        spent += _pass_cost(cost, "scored", rollouts)
-    return line, spent
+def _of(role: str, metric: str) -> str:
+    return metric if role == "policy" else f"truegain/{role}/{metric}"
+
+
+def _line(
+    setup: Setup,
+    logs: Logs,
+    norms: Mapping[str, float],
+    drawn: Sequence[Rollout],
+    rollouts: Sequence[Rollout],
+    models: Mapping[str, Model],
+) -> dict[str, Any]:
+    """What the log says of a step, in TRL's names."""
+    line: dict[str, Any] = {"loss": 0.0, "grad_norm": 0.0, "truegain/trained_rows": 0.0}
+    line |= {name: value / count for name, (value, count) in logs.items() if count}
+    line |= {_of(role, "grad_norm"): norm for role, norm in norms.items()}
+    line["truegain/abstained"] = sum("abstained" in r.facts for r in drawn)
+    if members(setup.form.resample):
+        line |= {"truegain/drawn_rows": len(drawn), "truegain/rows": len(rollouts)}
+    optimiser = models["policy"].optimiser
+    assert optimiser is not None
+    return line | _completion_logs(drawn) | {"learning_rate": optimiser.param_groups[0]["lr"]}
 
 
 def _all_abstained(drawn: Sequence[Rollout]) -> str:
@@ -257,22 +175,8 @@ def _all_abstained(drawn: Sequence[Rollout]) -> str:
     return f"every rollout's check abstained ({share}: {reason}), so there is nothing to train on; mend the check"
 
 
-def _reward_logs(batch: Batch) -> Logs:
-    """TRL's names: mean reward, mean deviation within groups, share of groups whose rewards are all equal."""
-    # In double precision the mean of equal float32 numbers is exact, so that equal rewards deviate by exactly 0.
-    reward, group = batch["reward"].double(), batch["group"]
-    size = segments.total(torch.ones_like(reward), group)
-    centred = reward - segments.spread(segments.mean(reward, group), group)
-    spread = (segments.total(centred**2, group) / (size - 1).clamp(min=1)).sqrt()
-    groups = float(size.numel())
-    return {
-        "reward": (float(reward.sum()), float(reward.numel())),
-        "reward_std": (float(spread.sum()), groups),
-        "frac_reward_zero_std": (float((spread == 0).sum()), groups),
-    }
-
-
-def _completion_logs(rollouts: Sequence[Rollout]) -> dict[str, float]:
+def _completion_logs(drawn: Sequence[Rollout]) -> dict[str, float]:
+    rollouts = [r for r in drawn if "abstained" not in r.facts]
     lengths = [len(r.ids) for r in rollouts]
     ended = [len(r.ids) for r in rollouts if r.stop != "length"]
     out = {
@@ -285,16 +189,13 @@ def _completion_logs(rollouts: Sequence[Rollout]) -> dict[str, float]:
     return out
 
 
-def _sampling_cost(cost: ModelCost, rollouts: Sequence[Rollout]) -> Ledger:
-    """Drawn tokens, plus each prompt once for its group."""
+def _scoring_cost(form: Train, models: Mapping[str, Model], rollouts: Sequence[Rollout]) -> Ledger:
+    """One forward pass of every role, and one of the policy where ``old_logp`` was asked for early."""
     spent = Ledger()
-    seen: set[str] = set()
-    for r in rollouts:
-        start = len(r.prompt_ids)
-        spent += spend(cost, "sampled", len(r.ids), attended(start, start + len(r.ids)))
-        if r.problem.id not in seen:
-            seen.add(r.problem.id)
-            spent += spend(cost, "sampled", start, attended(0, start))
+    passes = [model for model in models.values() if model.role is not None]
+    passes += [models["policy"]] if arithmetic.needs_old_pass(form) else []
+    for model in passes:
+        spent += _pass_cost(model_cost(model.policy.model), "scored", rollouts)
     return spent
 
 
@@ -306,33 +207,31 @@ def _pass_cost(cost: ModelCost, stage: Literal["scored", "trained"], rollouts: S
     return spent
 
 
-def _resume(setup: Setup, optimiser: torch.optim.Optimizer) -> tuple[int, Ledger, tuple[str, ...]]:
-    """Take up the last good checkpoint: weights, optimiser, ledger; later lines of the log are dropped."""
+def _resume(setup: Setup, models: Mapping[str, Model]) -> tuple[State, tuple[str, ...]]:
+    """Take up the last good checkpoint: weights, optimisers, state; later lines of the log are dropped."""
     found = checkpoint.latest(setup.folder.path)
     if found is None:
         setup.folder.rewind(-1)
-        return 0, Ledger(), ()
-    setup.policy.load_weights(Policy.load(found.path, dtype=_dtype_name(setup.policy)).model.state_dict())
-    names = parameter_names(setup.policy, optimiser)
-    checkpoint.load_optimizer(optimiser, names, found.tensors(), found.state["optimizer"])
+        fresh = State(resample=[None] * len(members(setup.form.resample)), fold=begin_folds(setup.form))
+        return fresh, ()
+    tensors = found.tensors()
+    restore_models(models, found.path, tensors, found.state["optimizers"])
+    state = State.from_saved(found.state, tensors)
     checkpoint.set_aside_after(setup.folder.path, found.step)
     setup.folder.rewind(found.step)
-    return found.step, Ledger.from_json(found.state["ledger"]), (*found.notes, f"resumed after step {found.step}")
+    return state, (*found.notes, f"resumed after step {found.step}")
 
 
-def _dtype_name(policy: Policy) -> str:
-    return str(policy.dtype).removeprefix("torch.")
-
-
-def _save(setup: Setup, optimiser: torch.optim.Optimizer, step: int, ledger: Ledger) -> None:
-    tensors, state = checkpoint.optimizer_tensors(optimiser, parameter_names(setup.policy, optimiser))
+def _save(setup: Setup, models: Mapping[str, Model], state: State) -> None:
+    tensors, optimisers = optimisers_saved(models)
+    kept, more = state.to_saved()
     setup.folder.sync()
     checkpoint.save(
         setup.folder.path,
-        step,
-        write_model=setup.policy.save,
-        tensors=tensors,
-        state={"optimizer": state, "ledger": ledger.to_json(), "step": step},
+        state.step,
+        write_model=write_models(models),
+        tensors={**tensors, **more},
+        state={"optimizers": optimisers, **kept},
     )
 
 

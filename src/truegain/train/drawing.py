@@ -1,0 +1,201 @@
+"""Drawing a step's rollouts: problems in the seed's own order, samples, verdicts, and what resamplers ask for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import torch
+
+from truegain.core import arithmetic
+from truegain.core.batch import Batch
+from truegain.core.component import call, spec_of
+from truegain.core.errors import DataError, RunError, WiringError
+from truegain.core.forms import members
+from truegain.core.types import Abstain, Problem, Rollout, Sampling, Split, Task
+from truegain.rollout.batch import to_columns
+from truegain.rollout.collect import collect, score_rollouts
+from truegain.train.ledger import Ledger, ModelCost, attended, model_cost, spend
+from truegain.train.models import Model
+from truegain.train.setup import Setup, State, facts_of
+
+SEED_STRIDE = 1_000_003
+ROUNDS = 64
+
+
+def problems(task: Task, split: Split, first: int, count: int, seed: int) -> list[Problem]:
+    """Problems ``first .. first+count-1`` of the seed's own order: a pure function, so a counter is all to save.
+
+    A finite split is walked in a new order each epoch; an unlimited one from an
+    offset of the seed's own, beyond what the embedded model was fitted on.
+    """
+    size = task.size(split)
+    if size is None:
+        return [task.problem(split, (seed + 1) * SEED_STRIDE + first + i) for i in range(count)]
+    if size == 0:
+        raise DataError(f"task {task.name!r} has no problem in its {split} split; give more data or other split files")
+    found: list[Problem] = []
+    for place in range(first, first + count):
+        epoch, at = divmod(place, size)
+        order = torch.randperm(size, generator=torch.Generator().manual_seed(seed * SEED_STRIDE + epoch))
+        found.append(task.problem(split, int(order[at])))
+    return found
+
+
+@dataclass
+class Draw:
+    """What a resampler or a probe may ask of the loop: further rollouts, judged as the step's own are, and rewards.
+
+    ``prompts`` and ``samples`` are the loop's; ``round`` counts how often this component was asked in this step, from
+    0. What is drawn is charged to the ledger as ``stage``.
+    """
+
+    setup: Setup
+    models: Mapping[str, Model]
+    state: State
+    stage: Literal["sampled", "resampled", "probed"]
+    name: str
+    round: int = 0
+    calls: int = 0
+    ledger: Ledger = field(default_factory=Ledger)
+
+    @property
+    def prompts(self) -> int:
+        """Problems per step that the loop asks for."""
+        return self.setup.form.loop.prompts
+
+    @property
+    def samples(self) -> int:
+        """Completions per problem that the loop asks for."""
+        return self.setup.form.loop.samples
+
+    def fresh(self, count: int) -> list[Rollout]:
+        """All samples of the ``count`` next train problems; those without a verdict hold the fact ``abstained``."""
+        asked = problems(self.setup.task, "train", self.state.taken, count, self.setup.seed)
+        self.state.taken += count
+        return self.again(asked, self.samples)
+
+    def again(
+        self, asked: Sequence[Problem], samples: int, *, temperature: float | None = None, role: str = "policy"
+    ) -> list[Rollout]:
+        """Completions of given problems, at the loop's temperature if None; 0 is greedy."""
+        loop, model = self.setup.form.loop, self.models[role]
+        heat = loop.temperature if temperature is None else temperature
+        drawn = collect(
+            model.policy,
+            model.engine,
+            self.setup.task,
+            asked,
+            samples=samples,
+            sampling=Sampling(loop.max_tokens, heat, loop.top_k, loop.top_p),
+            seed=self.setup.seed,
+            stage=self.name,
+            step=self.state.step,
+            version=self.state.step,
+            role=role,
+            copy=self.calls,
+        )
+        self.calls += 1
+        self.ledger += sampling_cost(model_cost(model.policy.model), self.stage, drawn)
+        return judge(self.setup, drawn)
+
+    def rewards(self, rollouts: Sequence[Rollout]) -> list[float]:
+        """The reward that the form's reward stage gives each rollout; NaN where the check abstained."""
+        judged = [r for r in rollouts if "abstained" not in r.facts]
+        if not judged:
+            return [float("nan")] * len(rollouts)
+        facts = facts_of(self.setup.form, self.state.step)
+        batch, _ = arithmetic.reward_stage(self.setup.form, Batch(**to_columns(judged)), facts)
+        found = iter(batch["reward"].tolist())
+        return [float("nan") if "abstained" in r.facts else next(found) for r in rollouts]
+
+
+def resample(
+    setup: Setup, models: Mapping[str, Model], state: State, rollouts: Sequence[Rollout]
+) -> tuple[list[Rollout], list[Rollout], Ledger]:
+    """Ask every resampler of the form until it adds no more. Returns the rows to train on, all added ones, the cost."""
+    kept, added, spent = list(rollouts), list[Rollout](), Ledger()
+    for n, member in enumerate(members(setup.form.resample)):
+        name = spec_of(member).full_name
+        draw = Draw(setup, models, state, "resampled", name)
+        for draw.round in range(ROUNDS):
+            offered = {"roles": models, "draw": draw, "rollouts": tuple(kept), "state": state.resample[n]}
+            answer, _ = call(member, offered, facts_of(setup.form, state.step))  # pyright: ignore[reportArgumentType]
+            more, drop, state.resample[n] = _answer(name, answer)
+            kept = [r for i, r in enumerate(kept) if i not in drop]
+            kept += [r for r in more if "abstained" not in r.facts]
+            added += more
+            if not more:
+                break
+        else:
+            raise RunError(f"{name} asked for more rollouts {ROUNDS} times in step {state.step + 1}; lower its rounds")
+        spent += draw.ledger
+    return kept, added, spent
+
+
+def _answer(name: str, answer: Any) -> tuple[list[Rollout], set[int], Any]:
+    try:
+        more, drop, state = answer.add, set(answer.drop), answer.state
+    except AttributeError:
+        raise WiringError(f"{name} must return Resampled(add, drop, state), not {type(answer).__name__}") from None
+    return list(more), drop, state
+
+
+def judge(setup: Setup, drawn: Sequence[Rollout]) -> list[Rollout]:
+    """Put facts into rollouts: the checker's, the form's scores', the user's functions'.
+
+    An abstention is the fact ``abstained``, with its reason.
+    """
+    scored = [_scored(setup, r) for r in score_rollouts(setup.task, drawn)]
+    if not setup.functions:
+        return scored
+    return [_with_score(r, s) for r, s in zip(scored, _function_scores(setup, scored), strict=True)]
+
+
+def _scored(setup: Setup, rollout: Rollout) -> Rollout:
+    for member in members(setup.form.score):
+        if "abstained" in rollout.facts:
+            break
+        spec = spec_of(member)
+        value, _ = call(member, {"problem": rollout.problem, "rollout": rollout}, {})
+        if isinstance(value, Abstain):
+            facts: dict[str, Any] = {"abstained": f"{spec.full_name}: {value.reason}"}
+        else:
+            facts = dict(value) if isinstance(value, Mapping) else {spec.fills[0]: value}
+        rollout = replace(rollout, facts={**rollout.facts, **facts})
+    return rollout
+
+
+def _function_scores(setup: Setup, rollouts: Sequence[Rollout]) -> list[float | Abstain]:
+    """Weighted sum of what the functions gave a row; the first abstention where one of them abstained."""
+    total: list[float | Abstain] = [0.0] * len(rollouts)
+    for function, weight in setup.functions:
+        given = function.score([r.problem for r in rollouts], rollouts)
+        for i, value in enumerate(given):
+            so_far = total[i]
+            if not isinstance(so_far, Abstain):
+                total[i] = value if isinstance(value, Abstain) else so_far + weight * value
+    return total
+
+
+def _with_score(rollout: Rollout, value: float | Abstain) -> Rollout:
+    if "abstained" in rollout.facts:
+        return rollout
+    fact = {"abstained": value.reason} if isinstance(value, Abstain) else {"score": value}
+    return replace(rollout, facts={**rollout.facts, **fact})
+
+
+def sampling_cost(
+    cost: ModelCost, stage: Literal["sampled", "resampled", "probed"], rollouts: Sequence[Rollout]
+) -> Ledger:
+    """Drawn tokens, plus each prompt once for its group."""
+    spent = Ledger()
+    seen: set[str] = set()
+    for r in rollouts:
+        start = len(r.prompt_ids)
+        spent += spend(cost, stage, len(r.ids), attended(start, start + len(r.ids)))
+        if r.problem.id not in seen:
+            seen.add(r.problem.id)
+            spent += spend(cost, stage, start, attended(0, start))
+    return spent

@@ -1,0 +1,159 @@
+"""From rollouts to the batch that credit sees: facts, segments, what the roles and probes say, reward, selection."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from truegain.core import arithmetic, segments
+from truegain.core.arithmetic import Logs, merge
+from truegain.core.batch import Batch
+from truegain.core.columns import COLUMNS
+from truegain.core.component import call, spec_of
+from truegain.core.errors import WiringError
+from truegain.core.forms import Train, members
+from truegain.core.types import Rollout
+from truegain.rollout.batch import to_columns
+from truegain.rollout.segment import token_spans
+from truegain.train.drawing import Draw
+from truegain.train.learner import logp_pass, token_counts, value_pass
+from truegain.train.ledger import Ledger
+from truegain.train.models import Model
+from truegain.train.setup import Setup, State, facts_of
+
+
+def shape(
+    setup: Setup, models: Mapping[str, Model], state: State, rollouts: Sequence[Rollout]
+) -> tuple[Batch, Logs, Ledger]:
+    """The batch with every column that the form names up to the reward, its logs, and what the probes cost."""
+    form = setup.form
+    device = setup.policy.device
+    batch = Batch(**{name: value.to(device) for name, value in to_columns(rollouts).items()})
+    batch = add_segments(setup, batch, rollouts)
+    batch = add_models(form, models, batch, [r.trained_prompt for r in rollouts])
+    spent, facts = Ledger(), facts_of(form, state.step)
+    logs: Logs = {}
+    for member in members(form.probe):
+        spec = spec_of(member)
+        draw = Draw(setup, models, state, "probed", spec.full_name)
+        found, more = call(member, {**batch, "roles": models, "draw": draw, "rollouts": tuple(rollouts)}, facts)  # pyright: ignore[reportArgumentType]
+        if set(found) != set(spec.fills):
+            raise WiringError(f"{spec.full_name} gave {sorted(found)}; it says that it fills {list(spec.fills)}")
+        batch = batch.add(**{name: value.to(device) for name, value in found.items()})
+        logs |= {name: (float(value), 1.0) for name, value in more.items()}
+        spent += draw.ledger
+    batch, more = arithmetic.reward_stage(form, batch, facts)
+    return batch, merge(logs, more, _reward_logs(batch)), spent
+
+
+def add_segments(setup: Setup, batch: Batch, rollouts: Sequence[Rollout]) -> Batch:
+    """The form's segments as id columns, -1 on tokens that the policy did not choose."""
+    if not setup.form.segment:
+        return batch
+    mask = batch["mask"].cpu()
+    spans = [token_spans(r.ids, setup.policy.decode) for r in rollouts]
+    found: dict[str, Tensor] = {}
+    for name, member in setup.form.segment.items():
+        ids = torch.full(mask.shape, -1)
+        for i, (rollout, span) in enumerate(zip(rollouts, spans, strict=True)):
+            # Tokens of tools are outside, so that a step never holds what the policy did not write.
+            own = [place if chosen else (-1, -1) for place, chosen in zip(span, rollout.mask, strict=True)]
+            value, _ = call(member, {"text": rollout.text, "spans": own}, {})  # pyright: ignore[reportArgumentType]
+            ids[i, : len(span)] = torch.tensor(value, dtype=torch.long)
+        found[name] = ids.to(batch["mask"].device)
+    columns = {**batch, **found} if "turn" in found else None
+    return Batch(**columns) if columns is not None else batch.add(**found)
+
+
+def add_models(form: Train, models: Mapping[str, Model], batch: Batch, prompts: Sequence[tuple[int, ...]]) -> Batch:
+    """What the roles say of the rollouts, and the policy's own log-probs where they are named before the update."""
+    loop, named = form.loop, arithmetic.named_columns(form)
+    rewards: list[Tensor] = []
+    for model in models.values():
+        fills = None if model.role is None else model.role.fills
+        if fills == "ref_logp":
+            batch = batch.add(ref_logp=logp_pass(model.policy, prompts, batch, loop))
+        elif fills == "value" and "old_value" in named:
+            batch = batch.add(old_value=value_pass(model, prompts, batch, loop))
+        elif fills == "model_reward":
+            rewards.append(_at_last(value_pass(model, prompts, batch, loop, after=True), token_counts(batch)))
+        elif fills == "step_reward":
+            scores = value_pass(model, prompts, batch, loop, after=True)
+            batch = batch.add(step_reward=at_step_ends(scores, batch["step"]))
+    if rewards:
+        batch = batch.add(model_reward=torch.stack(rewards, dim=1))
+    if arithmetic.needs_old_pass(form):
+        batch = batch.add(old_logp=logp_pass(models["policy"].policy, prompts, batch, loop))
+    return batch
+
+
+def _at_last(scores: Tensor, lengths: Tensor) -> Tensor:
+    """Each row's number at its last token [B]; 0 for an empty row."""
+    if not scores.shape[1]:
+        return scores.new_zeros(scores.shape[0])
+    found = scores.gather(1, (lengths - 1).clamp(min=0)[:, None])[:, 0]
+    return torch.where(lengths > 0, found, torch.zeros_like(found))
+
+
+def at_step_ends(scores: Tensor, step: Tensor) -> Tensor:
+    """Per-token numbers [B,T] at the last token of each step: [B,S], NaN past a row's last step."""
+    rows, width = step.shape
+    count = segments.count(step)
+    out = scores.new_full((rows, count), float("nan"))
+    places = torch.arange(width, device=step.device).expand(rows, width)
+    inside = step >= 0
+    last = torch.full((rows, count), -1, dtype=torch.long, device=step.device)
+    index = torch.where(inside, step, 0)
+    last.scatter_reduce_(1, index, torch.where(inside, places, -1), reduce="amax")
+    found = last >= 0
+    out[found] = scores.gather(1, last.clamp(min=0))[found] if width else out[found]
+    return out
+
+
+def not_finite(batch: Batch) -> list[int]:
+    """Rows whose reward is NaN or infinite."""
+    return (~batch["reward"].isfinite()).nonzero().flatten().tolist()
+
+
+def _reward_logs(batch: Batch) -> Logs:
+    """TRL's names: mean reward, mean deviation within groups, share of groups whose rewards are all equal."""
+    # In double precision the mean of equal float32 numbers is exact, so that equal rewards deviate by exactly 0.
+    reward, group = batch["reward"].double(), batch["group"]
+    size = segments.total(torch.ones_like(reward), group)
+    centred = reward - segments.spread(segments.mean(reward, group), group)
+    spread = (segments.total(centred**2, group) / (size - 1).clamp(min=1)).sqrt()
+    groups = float(size.numel())
+    return {
+        "reward": (float(reward.sum()), float(reward.numel())),
+        "reward_std": (float(spread.sum()), groups),
+        "frac_reward_zero_std": (float((spread == 0).sum()), groups),
+    }
+
+
+def available(form: Train) -> frozenset[str]:
+    """Columns that exist by the time of the reward whatever the task: the engine's, the form's own parts'."""
+    found = {"tokens", "mask", "group", "key", "turn", "engine_logp", "truncated", "old_logp", "logp", "entropy"}
+    found |= {"reward", "reward_parts", "advantage", "target", *form.segment, "keep"}
+    for role in form.roles.values():
+        found |= {role.fills, "old_value"} if role.fills == "value" else {role.fills}
+    for stage in (form.score, form.probe):
+        for member in members(stage):
+            found |= set(spec_of(member).fills)
+    return frozenset(found)
+
+
+def check_columns(form: Train, supplied: frozenset[str], who: str) -> None:
+    """Refuse a component whose column neither the form nor ``who`` supplies. Raises WiringError naming all three."""
+    there = available(form) | supplied
+    stages = [form.probe, form.reward, form.select, form.plan, form.fold]
+    stages += [stage for t in form.terms for stage in (t.credit, t.weight, t.surrogate)]
+    for stage in stages:
+        for member in members(stage):
+            for name in spec_of(member).inputs:
+                if name in COLUMNS and name not in there:
+                    raise WiringError(
+                        f"{spec_of(member).full_name} needs column {name!r}, which {who} does not supply; it comes "
+                        f"from {COLUMNS[name].provider}"
+                    )
