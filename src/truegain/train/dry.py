@@ -29,7 +29,7 @@ def dry_run(plan: Plan) -> dict[str, Any]:
     task = parse(plan.task, needs_answer=not plan.rewards)
     form = fitted(plan.form, task)
     check(form)
-    policy = Policy.load(plan.model, dtype=plan.dtype)
+    policy = Policy.load(plan.model, dtype=plan.dtype, device=plan.device)
     first = problems(task, "train", 0, 1, plan.seeds[0])[0]
     prompt = policy.encode_prompt(first.prompt)
     size = sum(p.numel() for p in policy.model.parameters())

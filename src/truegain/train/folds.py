@@ -32,8 +32,8 @@ def run_folds(setup: Setup, state: State, batch: Batch | None, line: dict[str, A
             continue
         state.fold[n], out = member().update(state.fold[n], **given)
         for path, value in out.items():
-            state.changed[resolve(setup.form, path)] = value
-            line[f"set/{path}"] = value
+            full = resolve(setup.form, path)
+            state.changed[full] = line[f"set/{full}"] = value
 
 
 def _offer(member: Member, offered: dict[str, Any], empty: bool) -> dict[str, Any] | None:

@@ -63,6 +63,7 @@ class Plan:
     max_seconds: float | None = None
     sizes: Mapping[str, int] = field(default_factory=lambda: dict(SIZES))
     dtype: str = "float32"
+    device: str = "cpu"
     command: str = ""
     argv: tuple[str, ...] = ()
 
@@ -73,12 +74,12 @@ def execute(plan: Plan, stop: StopSignal) -> Iterator[dict[str, Any]]:
     Every event has ``kind``, ``seed`` and ``arm``. A folder that was finished is not run again; an interrupted one
     goes on where it was. Raises what the loop, the task, the model and the folder raise.
     """
-    if plan.dtype != "float32":
-        raise SettingError(f"training keeps its weights in float32: in {plan.dtype} small updates round to nothing")
+    if plan.dtype == "float16":
+        raise SettingError("float16 gradients underflow without loss scaling: train in bfloat16 or float32")
     for seed in plan.seeds:
         place = plan.out if len(plan.seeds) == 1 else plan.out / f"seed-{seed}"
         # What can be refused is refused before there is a folder.
-        task, policy = parse(plan.task, needs_answer=not plan.rewards), Policy.load(plan.model)
+        task, policy = parse(plan.task, needs_answer=not plan.rewards), _policy(plan)
         fit = replace(plan, form=fitted(plan.form, task))
         with reward_functions(plan.rewards) as functions:
             _make_parent(place)
@@ -86,6 +87,10 @@ def execute(plan: Plan, stop: StopSignal) -> Iterator[dict[str, Any]]:
                 yield from _one_seed(Setup(fit.form, policy, task, folder, seed, functions), fit, stop)
         if stop.reason():
             return
+
+
+def _policy(plan: Plan) -> Policy:
+    return Policy.load(plan.model, dtype=plan.dtype, device=plan.device)
 
 
 def _make_parent(place: Path) -> None:

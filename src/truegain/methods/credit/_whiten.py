@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from truegain.core.component import component
+from truegain.core.errors import SettingError
+
+
+@component("credit", cite=("arXiv:2501.03262", "verl masked_whiten", "TRL RLOOTrainer normalize_advantages"))
+def whiten(
+    advantage: Float[Tensor, "B T"],
+    mask: Bool[Tensor, "B T"],
+    *,
+    per: Literal["token", "row"] = "token",
+    shift_mean: bool = True,
+    ddof: int = 1,
+    eps: float = 1e-8,
+    eps_in: Literal["variance", "deviation"] = "variance",
+) -> Float[Tensor, "B T"]:
+    """Advantages of the whole batch with mean 0 and variance 1: a modifier of the credit before it.
+
+    ``A' = (A - mean) / sqrt(var + eps)``, statistics over every token of the mask.
+
+    ``per="token"`` lets a long row count more (verl); with ``"row"`` every row that has tokens counts as one:
+    ``mean = 1/N sum_i mean_t A_it`` and ``var = 1/(N - ddof) sum_i mean_t (A_it - mean)^2``, which for one advantage
+    per row are the statistics over rows (TRL). ``shift_mean=False`` scales and keeps the mean. ``ddof``: 1 is the
+    unbiased variance (both libraries). ``eps`` >= 0 ``_in`` the variance: verl 1e-8; added to the deviation: TRL 1e-4.
+    Fewer than two tokens (rows) have no variance: it is taken as 0, where verl raises. Equal advantages become exactly
+    0, or with ``shift_mean=False`` stay as they are. A NaN makes the batch NaN, which the loop refuses.
+
+    Raises SettingError for an unknown ``per`` or ``eps_in``. Source: Hu et al. 2025, section 3; Schulman et al. 2017.
+
+    >>> import torch
+    >>> given = torch.tensor([[1.0, 1.0, 1.0], [-1.0, -1.0, 0.0]])
+    >>> whiten(given, torch.tensor([[True, True, True], [True, True, False]])).round(decimals=4)
+    tensor([[ 0.7303,  0.7303,  0.7303],
+            [-1.0954, -1.0954,  0.0000]])
+    """
+    if per not in ("token", "row") or eps_in not in ("variance", "deviation"):
+        raise SettingError(f"whiten: per={per!r}, eps_in={eps_in!r}; see its docstring for the choices")
+    share = mask.to(advantage.dtype)
+    if per == "row":
+        share = share / share.sum(dim=1, keepdim=True).clamp(min=1)
+    count = share.sum() if per == "token" else mask.any(dim=1).sum()
+    value = advantage.masked_fill(~mask, 0.0)
+    mean = (value * share).sum() / count.clamp(min=1)
+    chosen = advantage[mask]
+    if not bool((chosen != chosen[:1]).any()):
+        # Their mean may be off by rounding, and eps would magnify that.
+        return torch.zeros_like(value) if shift_mean else value
+    variance = ((value - mean) ** 2 * share).sum() / (count - ddof).clamp(min=1)
+    scale = (variance + eps).rsqrt() if eps_in == "variance" else 1 / (variance.sqrt() + eps)
+    return ((value - mean if shift_mean else value) * scale).masked_fill(~mask, 0.0)
