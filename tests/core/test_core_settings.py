@@ -11,7 +11,7 @@ from core_checks import own_registry, refused
 
 from truegain.core.component import component, knobs_of
 from truegain.core.errors import SettingError
-from truegain.core.forms import Loop, Measure, Term, Train, members
+from truegain.core.forms import Loop, Measure, Role, Term, Train, members
 from truegain.core.settings import loop_with, resolve, settings, with_setting
 from truegain.methods import credit, evaluation, objective, reward
 
@@ -49,6 +49,26 @@ def test_a_short_form_is_enough_when_it_is_unique(form: Train) -> None:
     assert resolve(form, "ppo_clip.clip_high") == "surrogate.ppo_clip.clip_high"
     assert resolve(form, "1.scale") == "term.1.scale"
     assert resolve(form, "loop.lr") == "loop.lr"
+
+
+def test_a_component_that_two_terms_hold_is_set_in_each_by_the_terms_number(form: Train) -> None:
+    twice = Term(credit=credit.group_normalise, surrogate=objective.ppo_clip, weight=objective.token_mean)
+    form = Train(reward=form.reward, terms=(*form.terms, twice))
+    found = settings(form)
+    assert "surrogate.ppo_clip.clip_high" not in found
+    assert (found["term.0.surrogate.ppo_clip.clip_high"], found["term.2.surrogate.ppo_clip.clip_high"]) == (0.28, 0.2)
+    changed = settings(with_setting(form, "term.2.surrogate.ppo_clip.clip_high", "0.5"))
+    assert changed == {**found, "term.2.surrogate.ppo_clip.clip_high": 0.5}
+    with refused(SettingError, "'clip_high'", "ambiguous", "term.0.surrogate", "term.2.surrogate"):
+        resolve(form, "clip_high")
+
+
+def test_the_learning_rate_of_a_trained_role_is_a_setting(form: Train) -> None:
+    roles = {"critic": Role("init", "value", head=True, lr=1e-3), "reference": Role("init", "ref_logp")}
+    form = Train(reward=form.reward, terms=form.terms, roles=roles)
+    assert [path for path in settings(form) if path.startswith("role.")] == ["role.critic.lr"]
+    changed = with_setting(form, "critic.lr", "2e-3")
+    assert isinstance(changed, Train) and changed.roles["critic"].lr == 2e-3
 
 
 def test_every_full_path_means_itself(form: Train) -> None:

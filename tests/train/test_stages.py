@@ -22,6 +22,7 @@ from truegain.methods import credit, exploration, objective, reward
 from truegain.policy.heads import ScalarHead
 from truegain.policy.policy import Policy
 from truegain.recipes.controls import on_user_score
+from truegain.recipes.grpo import grpo
 from truegain.rollout.batch import to_columns
 from truegain.rollout.segment import by_line
 from truegain.tasks import make
@@ -61,7 +62,7 @@ def setup_of(folder: RunFolder, form: Train, task: str = BANDIT, model: str | Pa
 # Resampling
 
 
-SAMPLED_AGAIN = partial(exploration.dynamic_sampling, metric="correct", rounds=40)
+SAMPLED_AGAIN = partial(exploration.dynamic_sampling, rounds=40)
 
 
 def test_dynamic_sampling_fills_every_step_with_groups_that_have_a_signal(tmp_path: Path) -> None:
@@ -350,3 +351,12 @@ def test_a_bfloat16_run_learns_and_resumes_to_the_same_numbers(tmp_path: Path) -
     assert not equal(whole.policy.weights(), Policy.load("table", dtype="bfloat16").weights())
     assert final_weights(tmp_path / "cut") == final_weights(tmp_path / "whole")
     assert logged(tmp_path / "cut") == logged(tmp_path / "whole")
+
+
+def test_an_adaptive_penalty_follows_its_target_in_a_run(tmp_path: Path) -> None:
+    form = replace(grpo(beta=0.5), loop=form_of(steps=4, eval_every=0).loop)
+    form = replace(form, fold=partial(objective.adaptive_kl, target=1e6, start=0.5, horizon=32.0))
+    run(tmp_path / "run", form)
+    # The KL is far below the target, so the error is clipped to -0.2; 16 rows of a horizon of 32 halve it.
+    expected = [0.5 * 0.9**n for n in (1, 2, 3, 4)]
+    assert [s["set/surrogate.kl_to_reference.beta"] for s in steps_of(tmp_path / "run")] == pytest.approx(expected)

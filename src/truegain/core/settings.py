@@ -1,6 +1,7 @@
 """Dotted settings of a form: list them, read them, and make a variant with one changed.
 
-A path is ``loop.NAME``, ``KIND.COMPONENT.KNOB`` (``credit.group_normalise.std``), ``term.N.scale``; a last part
+A path is ``loop.NAME``, ``KIND.COMPONENT.KNOB`` (``credit.group_normalise.std``), ``term.N.scale``, ``role.NAME.lr``;
+``term.N.KIND.COMPONENT.KNOB`` where several terms hold the same component. A last part
 alone is enough when it is unique (``lr``, ``clip_high``). ``--set``, TOML files and controllers share this grammar.
 """
 
@@ -42,8 +43,17 @@ def settings(form: Form) -> dict[str, Any]:
         for n, term in enumerate(form.terms):
             found[f"term.{n}.scale"] = term.scale
             for kind in _TERM_STAGES:
-                _list(found, kind, getattr(term, kind))
+                for member in members(getattr(term, kind)):
+                    _list(found, _place(form, n, kind, member), member)
+        found.update({f"role.{name}.lr": role.lr for name, role in form.roles.items() if role.lr is not None})
     return found
+
+
+def _place(form: Train | Fit, number: int, kind: str, member: Member) -> str:
+    """``KIND``, or ``term.N.KIND`` for a component that several terms hold at that place."""
+    name = spec_of(member).name
+    holders = [t for t in form.terms if any(spec_of(m).name == name for m in members(getattr(t, kind)))]
+    return kind if len(holders) == 1 else f"term.{number}.{kind}"
 
 
 def _list(found: dict[str, Any], kind: str, stage: Stage) -> None:
@@ -76,10 +86,15 @@ def with_setting(form: Form, path: str, value: Any) -> Form:
     if head == "loop":
         loop = cast(Loop, getattr(form, "loop"))  # noqa: B009
         return cast(Form, dataclasses.replace(cast(Any, form), loop=_loop(loop, {rest: value})))
+    if head == "role":
+        name = rest.rpartition(".")[0]
+        roles = dict(cast(Train, form).roles)
+        roles[name] = dataclasses.replace(roles[name], lr=_typed(full, value, float, roles[name].lr))
+        return cast(Form, dataclasses.replace(cast(Any, form), roles=roles))
     if head == "term":
         number, _, field = rest.partition(".")
         terms = list(cast(Train, form).terms)
-        terms[int(number)] = dataclasses.replace(terms[int(number)], **{field: _typed(full, value, float, 1.0)})
+        terms[int(number)] = _term_changed(terms[int(number)], field, full, value)
         return cast(Form, dataclasses.replace(cast(Any, form), terms=tuple(terms)))
     name, _, knob = rest.partition(".")
     if head in _TERM_STAGES:
@@ -89,6 +104,13 @@ def with_setting(form: Form, path: str, value: Any) -> Form:
         segment = {to: _member_with(m, full, name, knob, value) for to, m in cast(Train, form).segment.items()}
         return cast(Form, dataclasses.replace(cast(Any, form), segment=segment))
     return cast(Form, dataclasses.replace(cast(Any, form), **{head: _stage_with(form, head, full, name, knob, value)}))
+
+
+def _term_changed(term: Term, field: str, full: str, value: Any) -> Term:
+    if field == "scale":
+        return dataclasses.replace(term, scale=_typed(full, value, float, 1.0))
+    kind, name, knob = field.split(".")
+    return _term_with(term, kind, full, name, knob, value)
 
 
 def _term_with(term: Term, kind: str, full: str, name: str, knob: str, value: Any) -> Term:

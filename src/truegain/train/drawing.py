@@ -100,14 +100,17 @@ class Draw:
         self.ledger += sampling_cost(model_cost(model.policy.model), self.stage, drawn)
         return judge(self.setup, drawn)
 
-    def rewards(self, rollouts: Sequence[Rollout]) -> list[float]:
-        """The reward that the form's reward stage gives each rollout; NaN where the check abstained."""
+    def rewards(self, rollouts: Sequence[Rollout], *, first: bool = False) -> list[float]:
+        """The reward that the form's reward stage gives each rollout; NaN where the check abstained.
+
+        ``first``: the form's first named reward alone, before what shapes it.
+        """
         judged = [r for r in rollouts if "abstained" not in r.facts]
         if not judged:
             return [float("nan")] * len(rollouts)
         facts = facts_of(self.setup.form, self.state.step)
         batch, _ = arithmetic.reward_stage(self.setup.form, Batch(**to_columns(judged)), facts)
-        found = iter(batch["reward"].tolist())
+        found = iter((batch["reward_parts"][:, 0] if first else batch["reward"]).tolist())
         return [float("nan") if "abstained" in r.facts else next(found) for r in rollouts]
 
 

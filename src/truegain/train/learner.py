@@ -109,7 +109,7 @@ def _pass(part: Callable[[Prompts, Tensor, Tensor], Tensor], prompts: Prompts, b
         for index in cut_micro(_sizes(lengths, prompts), loop.micro_tokens, batch["group"]):
             width = int(lengths[index].max())
             chosen = [prompts[i] for i in index.tolist()]
-            out[index, :width] = part(chosen, batch["tokens"][index, :width], lengths[index]).float()
+            out[index, :width] = part(chosen, batch["tokens"][index, :width], lengths[index]).to(out)
     return out
 
 

@@ -126,7 +126,7 @@ def sft(
             updated = update(
                 form,
                 {"policy": Model("policy", policy, optimiser=fit.optimizer)},
-                as_step(form, batch),
+                as_step(form, batch, policy.device),
                 [e.prompt for e in batch],
                 {},
             )
@@ -211,7 +211,7 @@ def _draw(examples: Callable[[int], Example], index: int, batch_tokens: int) -> 
     return batch, index
 
 
-def as_step(form: forms.Fit, batch: Sequence[Example]) -> OptimiserStep:
+def as_step(form: forms.Fit, batch: Sequence[Example], device: torch.device | str = "cpu") -> OptimiserStep:
     """Examples as the rows of one optimiser step, each a group of its own."""
     width = max(len(example.completion) for example in batch)
     tokens = torch.zeros(len(batch), width, dtype=torch.long)
@@ -221,7 +221,8 @@ def as_step(form: forms.Fit, batch: Sequence[Example]) -> OptimiserStep:
         size = len(example.completion)
         tokens[i, :size], mask[i, :size] = torch.tensor(example.completion), torch.tensor(example.mask)
         turn[i, :size] = 0
-    columns = Batch(tokens=tokens, mask=mask, turn=turn, group=torch.arange(len(batch)))
+    found = {"tokens": tokens, "mask": mask, "turn": turn, "group": torch.arange(len(batch))}
+    columns = Batch(**{name: value.to(device) for name, value in found.items()})
     advantages, _ = arithmetic.credit_stage(form, columns, {})
     return arithmetic.plan_stage(form, columns, advantages, {})[0][0]
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,18 +16,24 @@ def greedy_reward(draw: Any, rollouts: Sequence[Rollout]) -> dict[str, Tensor]:
     """The reward of one greedy completion of each row's prompt, for a baseline that needs no group.
 
     Fills ``greedy_reward[B]``: one completion at temperature 0 per different problem, judged by the task and given the
-    form's whole reward; NaN where its check abstained, which the credit that uses it defines.
+    form's whole reward. Where its check abstained, the mean reward of the problem's sampled rows stands for it.
 
     Source: Li et al. 2023, ReMax, algorithm 1.
 
-    >>> from types import SimpleNamespace as Fake
-    >>> rows = [Fake(problem=Fake(id=name)) for name in "aba"]
-    >>> loop = Fake(again=lambda asked, samples, temperature: asked, rewards=lambda found: [0.5, 1.0])
+    >>> from types import SimpleNamespace
+    >>> from truegain.core.types import Problem
+    >>> rows = [Rollout(Problem(name, name), (), (), (), "", "eos", ()) for name in "aba"]
+    >>> loop = SimpleNamespace(again=lambda asked, n, temperature: asked, rewards=lambda found: [0.5, 1.0])
     >>> greedy_reward(loop, rows)["greedy_reward"].tolist()
     [0.5, 1.0, 0.5]
     """
     asked = list({rollout.problem.id: rollout.problem for rollout in rollouts}.values())
     found = draw.rewards(draw.again(asked, 1, temperature=0.0))
-    by_problem = dict(zip((problem.id for problem in asked), found, strict=True))
-    values = [by_problem[rollout.problem.id] for rollout in rollouts]
-    return {"greedy_reward": torch.tensor(values, dtype=torch.float32)}
+    baseline = dict(zip((problem.id for problem in asked), found, strict=True))
+    unknown = {name for name, value in baseline.items() if math.isnan(value)}
+    if unknown:
+        own = draw.rewards(rollouts)
+        for name in unknown:
+            rewards = [value for value, rollout in zip(own, rollouts, strict=True) if rollout.problem.id == name]
+            baseline[name] = sum(rewards) / len(rewards)
+    return {"greedy_reward": torch.tensor([baseline[r.problem.id] for r in rollouts], dtype=torch.float32)}

@@ -40,15 +40,14 @@ def group_normalise(
     | DLER, SeeUPO (``bound=3``) | group | centred: over the batch, of the rewards minus their mean |
     | one baseline for all prompts | batch | batch |
 
-    Without a mean: `return_to_go`, then `whiten` with ``shift_mean=False``. Statistics that count tokens instead of rows
-    (REINFORCE++-baseline): ``std="none"``, then `whiten`.
+    Without a mean: `return_to_go`, then `whiten` with ``per="row", mean="scale"``. Statistics that count tokens instead
+    of rows (REINFORCE++-baseline): ``std="none"``, then `whiten`.
 
     ``ddof``: 1 is the sample deviation (TRL, verl), 0 the population's. ``eps`` >= 0: verl 1e-6, TRL 1e-4.
     ``singleton``: what a group of one row gets where its own statistics are asked for: 0 (TRL), or its raw reward, its
     mean taken as 0 and its deviation as 1 (verl). ``bound`` clamps A to [-bound, bound].
     Rewards that are equal over the scope of the mean give exactly 0, and under ``std="group"`` so does a group of equal
-    rewards. A NaN reward makes its group NaN (with a statistic over the batch, the batch), which the loop refuses
-    before an update.
+    rewards. A NaN reward makes its group NaN (the batch, with a statistic over the batch), which the loop refuses.
 
     Raises SettingError for an unknown ``mean``, ``std`` or ``singleton``.
     Source: Shao et al. 2024, equation 3's advantage; Liu et al. 2025 without the deviation; the other knobs are where
@@ -59,11 +58,8 @@ def group_normalise(
     >>> group_normalise(scores, torch.zeros(4, dtype=torch.long), one).flatten().round(decimals=3).tolist()
     [1.5, -0.5, -0.5, -0.5]
     """
-    if (
-        mean not in ("group", "batch")
-        or std not in ("group", "batch", "centred", "none")
-        or singleton not in ("zero", "raw")
-    ):
+    legal = mean in ("group", "batch") and std in ("group", "batch", "centred", "none") and singleton in ("zero", "raw")
+    if not legal:
         raise SettingError(
             f"group_normalise: mean={mean!r}, std={std!r}, singleton={singleton!r}; see its docstring for the choices"
         )

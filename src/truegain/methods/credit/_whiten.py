@@ -16,7 +16,7 @@ def whiten(
     mask: Bool[Tensor, "B T"],
     *,
     per: Literal["token", "row"] = "token",
-    shift_mean: bool = True,
+    mean: Literal["remove", "keep", "scale"] = "remove",
     ddof: int = 1,
     eps: float = 1e-8,
     eps_in: Literal["variance", "deviation"] = "variance",
@@ -27,12 +27,14 @@ def whiten(
 
     ``per="token"`` lets a long row count more (verl); with ``"row"`` every row that has tokens counts as one:
     ``mean = 1/N sum_i mean_t A_it`` and ``var = 1/(N - ddof) sum_i mean_t (A_it - mean)^2``, which for one advantage
-    per row are the statistics over rows (TRL). ``shift_mean=False`` scales and keeps the mean. ``ddof``: 1 is the
-    unbiased variance (both libraries). ``eps`` >= 0 ``_in`` the variance: verl 1e-8; added to the deviation: TRL 1e-4.
-    Fewer than two tokens (rows) have no variance: it is taken as 0, where verl raises. Equal advantages become exactly
-    0, or with ``shift_mean=False`` stay as they are. A NaN makes the batch NaN, which the loop refuses.
+    per row are the statistics over rows (TRL). ``mean="keep"`` adds the mean back, unscaled (verl's
+    ``shift_mean=False``); ``"scale"`` only divides by the deviation. ``ddof``: 1 is the unbiased variance (both
+    libraries). ``eps`` >= 0 ``_in`` the variance (verl 1e-8), or added to the deviation (TRL 1e-4).
+    Fewer than two tokens (rows), where verl raises, have no variance: it is taken as 0. So it is for equal advantages:
+    they become exactly 0, or stay as they are if the mean is not removed. A NaN makes the batch NaN, which the loop
+    refuses before an update.
 
-    Raises SettingError for an unknown ``per`` or ``eps_in``. Source: Hu et al. 2025, section 3; Schulman et al. 2017.
+    Raises SettingError for an unknown word. Source: Hu et al. 2025 (REINFORCE++), section 3.
 
     >>> import torch
     >>> given = torch.tensor([[1.0, 1.0, 1.0], [-1.0, -1.0, 0.0]])
@@ -40,18 +42,20 @@ def whiten(
     tensor([[ 0.7303,  0.7303,  0.7303],
             [-1.0954, -1.0954,  0.0000]])
     """
-    if per not in ("token", "row") or eps_in not in ("variance", "deviation"):
-        raise SettingError(f"whiten: per={per!r}, eps_in={eps_in!r}; see its docstring for the choices")
+    legal = per in ("token", "row") and mean in ("remove", "keep", "scale") and eps_in in ("variance", "deviation")
+    if not legal:
+        raise SettingError(f"whiten: per={per!r}, mean={mean!r}, eps_in={eps_in!r}; see its docstring for the choices")
     share = mask.to(advantage.dtype)
     if per == "row":
         share = share / share.sum(dim=1, keepdim=True).clamp(min=1)
     count = share.sum() if per == "token" else mask.any(dim=1).sum()
     value = advantage.masked_fill(~mask, 0.0)
-    mean = (value * share).sum() / count.clamp(min=1)
+    middle = (value * share).sum() / count.clamp(min=1)
     chosen = advantage[mask]
     if not bool((chosen != chosen[:1]).any()):
-        # Their mean may be off by rounding, and eps would magnify that.
-        return torch.zeros_like(value) if shift_mean else value
-    variance = ((value - mean) ** 2 * share).sum() / (count - ddof).clamp(min=1)
+        # The mean of equal numbers may be off by rounding, and a deviation near 0 would magnify that.
+        return torch.zeros_like(value) if mean == "remove" else value
+    variance = ((value - middle) ** 2 * share).sum() / (count - ddof).clamp(min=1)
     scale = (variance + eps).rsqrt() if eps_in == "variance" else 1 / (variance.sqrt() + eps)
-    return ((value - mean if shift_mean else value) * scale).masked_fill(~mask, 0.0)
+    out = value * scale if mean == "scale" else (value - middle) * scale
+    return (out + middle if mean == "keep" else out).masked_fill(~mask, 0.0)
