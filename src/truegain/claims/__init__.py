@@ -3,9 +3,30 @@
 from __future__ import annotations
 
 import truegain.recipes  # noqa: F401  (registers the systems that claims name)
-from truegain.claims import grpo
+from truegain.claims import (
+    cispo,
+    dapo,
+    dr_grpo,
+    grpo,
+    gspo,
+    ppo,
+    reinforce,
+    remax,
+    sapo,
+)
 from truegain.claims.claim import Claim, read_records, run, write_record
 
-CLAIMS: dict[str, Claim] = {claim.name: claim for claim in (grpo.CLAIM,)}
+_ROOM = (
+    cispo,
+    dapo,
+    dr_grpo,
+    grpo,
+    gspo,
+    ppo,
+    reinforce,
+    remax,
+    sapo,
+)
+CLAIMS: dict[str, Claim] = {module.CLAIM.name: module.CLAIM for module in _ROOM}
 
 __all__ = ["CLAIMS", "Claim", "read_records", "run", "write_record"]
