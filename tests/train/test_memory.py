@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import subprocess
 import sys
 import textwrap
@@ -14,7 +13,7 @@ from truegain.core.errors import RunError
 from truegain.core.forms import Loop
 from truegain.train.memory import Phase, is_out_of_memory, memory, out_of_memory
 
-LOOP = Loop(prompts=16, samples=8, max_tokens=64, micro_tokens=16384, eval_problems=128)
+LOOP = Loop(prompts=32, samples=8, max_tokens=64, micro_tokens=16384, eval_problems=128)
 CPU = RuntimeError(
     "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate "
     "4294967296 bytes. Error code 12 (Cannot allocate memory)"
@@ -41,7 +40,7 @@ CUDA = torch.OutOfMemoryError(
         (
             "sampling",
             MemoryError(),
-            "out of memory while sampling: try --set samples=4, or --set max_tokens=32 or --set prompts=8",
+            "out of memory while sampling: try --set samples=4, or --set max_tokens=32 or --set prompts=16",
         ),
         (
             "look at dev",
@@ -60,6 +59,11 @@ CUDA = torch.OutOfMemoryError(
 def test_the_line_names_phase_size_and_knobs(phase: Phase, error: Exception, line: str) -> None:
     assert is_out_of_memory(error)
     assert out_of_memory(phase, error, LOOP) == line
+
+
+def test_a_limit_beyond_the_whole_step_is_lowered_below_the_step() -> None:
+    roomy = Loop(prompts=4, samples=8, max_tokens=64, micro_tokens=10**6)
+    assert "try --set micro_tokens=1024," in out_of_memory("update", CPU, roomy)  # half of 4 x 8 x 64
 
 
 def test_a_knob_that_cannot_be_lowered_is_not_named() -> None:
@@ -82,6 +86,7 @@ def test_the_guard_names_the_step_keeps_the_cause_and_lets_other_errors_pass() -
         raise MemoryError
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs Linux's RLIMIT_AS")
 def test_torch_itself_refused_by_the_system_is_recognised_in_every_phase() -> None:
     program = textwrap.dedent(
         """
@@ -106,10 +111,8 @@ def test_torch_itself_refused_by_the_system_is_recognised_in_every_phase() -> No
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, env=env, check=False
     )
-    if not hasattr(resource, "RLIMIT_AS") or not sys.platform.startswith("linux"):
-        pytest.skip("needs Linux's RLIMIT_AS")
     assert done.stdout.splitlines() == [
         "step 1: out of memory in the log-prob pass (asked for 1.0 GiB): "
-        "try --set micro_tokens=8192, or --set max_tokens=16",
-        "step 1: out of memory in the log-prob pass: try --set micro_tokens=8192, or --set max_tokens=16",
+        "try --set micro_tokens=2048, or --set max_tokens=16",
+        "step 1: out of memory in the log-prob pass: try --set micro_tokens=2048, or --set max_tokens=16",
     ], done.stderr

@@ -27,7 +27,9 @@ from truegain.rollout.batch import to_columns
 from truegain.rollout.segment import by_line
 from truegain.tasks import make
 from truegain.train import online
+from truegain.train.drawing import Draw
 from truegain.train.folder import RunFolder
+from truegain.train.learner import logp_pass
 from truegain.train.models import Model, load_models, policy_model
 from truegain.train.setup import Setup, State
 from truegain.train.shaping import add_segments, at_step_ends, shape
@@ -117,6 +119,33 @@ def test_two_draws_of_one_problem_in_one_round_differ(tmp_path: Path, register: 
 
     run(tmp_path / "run", replace(form_of(steps=1), resample=twice))
     assert seen[0] != seen[1]
+
+
+def test_a_fork_keeps_what_it_shares_and_masks_what_was_inserted(tmp_path: Path) -> None:
+    policy = Policy.load(llama(tmp_path / "model"))
+    form = form_of(max_tokens=12)
+    with RunFolder(tmp_path / "run") as held:
+        setup = Setup(form, policy, make("sort,level=3"), held)
+        draw = Draw(setup, load_models(form, policy, policy.reference()), State(), "resampled", "test")
+        parents = [r for r in draw.fresh(2) if len(r.ids) >= 4][:3]
+        found = draw.fork([(p, 2) for p in parents], 2, insert="12")
+        again = draw.fork([(p, 2) for p in parents], 2, insert="12")
+    assert len(found) == 2 * len(parents) > 0
+    for n, row in enumerate(found):
+        parent = parents[n // 2]
+        assert (row.ids[:2], row.ids[2:4]) == (parent.ids[:2], policy.encode("12"))
+        assert row.engine_logp[:4] == (*parent.engine_logp[:2], 0.0, 0.0)
+        assert row.mask[:4] == (True, True, False, False) and all(row.mask[4:]) and len(row.ids) <= 12
+        assert (row.parent, row.cut, row.text) == (str(parent.key), 2, policy.decode(row.ids))
+        assert "correct" in row.facts
+        # What was drawn has the log-probs that the learner finds for it.
+        batch = Batch(**to_columns([row]))
+        logp = logp_pass(policy, [row.prompt_ids], batch, form.loop)[0]
+        assert logp[4:].tolist() == pytest.approx(row.engine_logp[4:], abs=1e-5)
+    assert len({r.key for r in (*found, *again)}) == 4 * len(parents)
+    assert [r.ids for r in found] != [r.ids for r in again], "a second call draws anew"
+    # 3 parents share prompt and two tokens among their forks; every fork pays what it inserted and drew.
+    assert draw.ledger.resampled > 0
 
 
 # Scores, segments, probes

@@ -11,15 +11,17 @@ import torch
 from truegain.core import arithmetic
 from truegain.core.batch import Batch
 from truegain.core.component import call, spec_of
+from truegain.core.draws import draw_key
 from truegain.core.errors import DataError, RunError, WiringError
 from truegain.core.forms import members
-from truegain.core.types import Abstain, Problem, Rollout, Sampling, Split, Task
+from truegain.core.types import Abstain, Problem, Request, Rollout, Sample, Sampling, Split, Task, Turn
 from truegain.rollout.batch import to_columns
 from truegain.rollout.collect import collect, score_rollouts
 from truegain.train.ledger import Ledger, ModelCost, attended, model_cost, spend
 from truegain.train.models import Model
 from truegain.train.setup import Setup, State, facts_of
 
+Stage = Literal["sampled", "resampled", "probed"]
 SEED_STRIDE = 1_000_003
 ROUNDS = 64
 
@@ -54,7 +56,7 @@ class Draw:
     setup: Setup
     models: Mapping[str, Model]
     state: State
-    stage: Literal["sampled", "resampled", "probed"]
+    stage: Stage
     name: str
     round: int = 0
     calls: int = 0
@@ -100,6 +102,51 @@ class Draw:
         self.ledger += sampling_cost(model_cost(model.policy.model), self.stage, drawn)
         return judge(self.setup, drawn)
 
+    def fork(
+        self,
+        places: Sequence[tuple[Rollout, int]],
+        samples: int,
+        *,
+        insert: str = "",
+        max_tokens: int | None = None,
+        temperature: float | None = None,
+        role: str = "policy",
+    ) -> list[Rollout]:
+        """Go on from token ``cut`` of each given rollout, ``samples`` times; ``insert`` is written there first.
+
+        The rows come place by place, judged, with ``parent`` and ``cut`` set; shared tokens keep their log-probs,
+        and inserted ones are not the policy's: their mask is false. ``max_tokens`` bounds what is drawn; None is the
+        room that is left of the loop's. Raises WiringError on a task with an environment, which would have to be
+        restored to the cut.
+        """
+        if self.setup.task.environment() is not None:
+            raise WiringError(
+                f"{self.name} forks rollouts, which task {self.setup.task.name!r} with tools cannot do yet"
+            )
+        loop, model = self.setup.form.loop, self.models[role]
+        heat = loop.temperature if temperature is None else temperature
+        given = model.policy.encode(insert) if insert else ()
+        rows = [(parent, cut, sample) for parent, cut in places for sample in range(samples)]
+        rooms = [loop.max_tokens - cut - len(given) if max_tokens is None else max_tokens for _, cut, _ in rows]
+        requests = [
+            Request(
+                trunk=(*parent.prompt_ids, *parent.ids),
+                cut=len(parent.prompt_ids) + cut,
+                suffix=given,
+                key=draw_key(self.setup.seed, self.name, self.state.step, f"{parent.key}/{cut}", self.calls, sample),
+            )
+            for parent, cut, sample in rows
+        ]
+        stop = tuple(getattr(self.setup.task, "stop", ()))
+        drawn = model.engine.generate(requests, Sampling(max(1, *rooms), heat, stop=stop)) if rows else []
+        self.calls += 1
+        made = [
+            _forked(model.policy, parent, cut, given, sample, found, room, request.key)
+            for (parent, cut, sample), found, room, request in zip(rows, drawn, rooms, requests, strict=True)
+        ]
+        self.ledger += _fork_cost(model_cost(model.policy.model), self.stage, made, len(given))
+        return judge(self.setup, made)
+
     def rewards(self, rollouts: Sequence[Rollout], *, first: bool = False) -> list[float]:
         """The reward that the form's reward stage gives each rollout; NaN where the check abstained.
 
@@ -112,6 +159,45 @@ class Draw:
         batch, _ = arithmetic.reward_stage(self.setup.form, Batch(**to_columns(judged)), facts)
         found = iter((batch["reward_parts"][:, 0] if first else batch["reward"]).tolist())
         return [float("nan") if "abstained" in r.facts else next(found) for r in rollouts]
+
+
+def _forked(
+    policy: Any, parent: Rollout, cut: int, given: tuple[int, ...], sample: int, drawn: Sample, room: int, key: int
+) -> Rollout:
+    """The parent up to the cut, what was inserted, what was drawn."""
+    own, logp = drawn.ids[: max(room, 0)], drawn.logp[: max(room, 0)]
+    ids = (*parent.ids[:cut], *given, *own)
+    turns = [Turn(t.author, t.start, min(t.end, cut)) for t in parent.turns if t.start < cut]
+    middle = cut + len(given)
+    turns += [Turn("tool", cut, middle)] if given else []
+    turns += [Turn("policy", middle, middle + len(own))] if own else []
+    return replace(
+        parent,
+        ids=ids,
+        engine_logp=(*parent.engine_logp[:cut], *[0.0] * len(given), *logp),
+        text=policy.decode(ids),
+        stop="length" if len(drawn.ids) > len(own) else drawn.stop,
+        turns=tuple(turns),
+        sample=sample,
+        facts={},
+        parent=str(parent.key),
+        cut=cut,
+        key=key,
+    )
+
+
+def _fork_cost(cost: ModelCost, stage: Stage, rows: Sequence[Rollout], inserted: int) -> Ledger:
+    """Inserted and drawn tokens; each parent's prompt and completion once, as forks share them."""
+    spent = Ledger()
+    shared: dict[str | None, int] = {}
+    for r in rows:
+        assert r.cut is not None
+        start, end = len(r.prompt_ids) + r.cut, len(r.prompt_ids) + len(r.ids)
+        spent += spend(cost, stage, end - start, attended(start, end))
+        shared[r.parent] = max(start, shared.get(r.parent, 0))
+    for size in shared.values():
+        spent += spend(cost, stage, size, attended(0, size))
+    return spent
 
 
 def resample(
@@ -189,9 +275,7 @@ def _with_score(rollout: Rollout, value: float | Abstain) -> Rollout:
     return replace(rollout, facts={**rollout.facts, **fact})
 
 
-def sampling_cost(
-    cost: ModelCost, stage: Literal["sampled", "resampled", "probed"], rollouts: Sequence[Rollout]
-) -> Ledger:
+def sampling_cost(cost: ModelCost, stage: Stage, rollouts: Sequence[Rollout]) -> Ledger:
     """Drawn tokens, plus each prompt once for its group."""
     spent = Ledger()
     seen: set[str] = set()

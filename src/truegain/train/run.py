@@ -29,7 +29,7 @@ from truegain.train.folder import RunFolder, read_lines
 from truegain.train.launch import StopSignal
 from truegain.train.ledger import Ledger, attended, model_cost, spend
 from truegain.train.offline import Example, begin, sft
-from truegain.train.online import SEED_STRIDE, Setup, train
+from truegain.train.online import Setup, problems, train
 from truegain.train.tiny import demonstration_example
 from truegain.train.truth import fixed_problems, judge_arm, look
 
@@ -207,7 +207,7 @@ def more_sft(form: Fit, policy: Policy, task: Task, flops: int, lr: float, seed:
     spent = 0
 
     def example(index: int) -> Example:
-        problem = task.problem("train", (seed + 1) * SEED_STRIDE + index)
+        problem = problems(task, "train", index, 1, seed)[0]
         text = cast(Any, task).demonstration(problem, random.Random(f"{seed}-{index}"))
         return demonstration_example(policy, problem, text)
 

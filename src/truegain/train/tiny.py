@@ -15,6 +15,7 @@ import transformers
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from truegain.core import forms
+from truegain.core.errors import DataError
 from truegain.core.types import Problem, Rollout, Turn
 from truegain.policy.policy import Policy
 from truegain.policy.tokenizer import character_tokenizer
@@ -183,8 +184,12 @@ def _cells(mixture: Mixture) -> tuple[list[Generated], list[float]]:
     return [task for task, _ in cells], [weight for _, weight in cells]
 
 
-def demonstration_example(policy: Policy, problem: Problem, text: str) -> Example:
-    """Tokens of a demonstration with the end mark; what a tool wrote does not count in the loss."""
+def demonstration_example(policy: Policy, problem: Problem, text: str, room: int | None = None) -> Example:
+    """Tokens of a demonstration with the end mark; what a tool wrote does not count in the loss.
+
+    Of one that is longer than ``room`` tokens with its prompt, the end is cut off, and the end mark with it. Raises
+    DataError when the prompt leaves no room at all.
+    """
     completion: list[int] = []
     mask: list[bool] = []
     at = 0
@@ -197,7 +202,13 @@ def demonstration_example(policy: Policy, problem: Problem, text: str) -> Exampl
     if policy.tokenizer.eos_token_id is not None:
         completion.append(policy.tokenizer.eos_token_id)
         mask.append(True)
-    return Example(policy.encode_prompt(problem.prompt), tuple(completion), tuple(mask))
+    prompt = policy.encode_prompt(problem.prompt)
+    left = len(completion) if room is None else room - len(prompt)
+    if left < 1:
+        raise DataError(
+            f"problem {problem.id}: its prompt has {len(prompt)} tokens, the model reads {room}; shorten it"
+        )
+    return Example(prompt, tuple(completion[:left]), tuple(mask[:left]))
 
 
 def sampled_accuracy(
