@@ -26,6 +26,7 @@ from truegain.recipes.grpo import grpo
 from truegain.rollout.batch import to_columns
 from truegain.rollout.segment import by_line
 from truegain.tasks import make
+from truegain.tasks.bandit import right_arm
 from truegain.train import online
 from truegain.train.drawing import Draw
 from truegain.train.folder import RunFolder
@@ -251,6 +252,20 @@ def test_a_critic_learns_the_value_of_a_task_that_is_always_right(tmp_path: Path
     saved = tmp_path / "run" / "checkpoints" / "step-000040" / "roles" / "critic"
     assert not equal(Policy.load(saved).weights(), policy.weights())
     assert float(ScalarHead.load(saved / "head.safetensors").linear.bias.detach()) != 0
+
+
+def test_a_critic_of_the_table_policy_learns_a_value_for_every_context(tmp_path: Path) -> None:
+    form = critic_form(steps=60, prompts=32, samples=4, max_tokens=1, lr=1e-9, save_every=60)
+    form = replace(form, roles={"critic": Role(source="init", fills="value", head=True, lr=0.05)})
+    run(tmp_path / "run", form)
+    head = ScalarHead.load(tmp_path / "run" / "checkpoints" / "step-000060" / "roles" / "critic" / "head.safetensors")
+    policy = Policy.load("table")
+    (letter,) = policy.encode("a")
+    value = float((head.linear.weight[0, letter] + head.linear.bias).detach())
+    # The policy hardly moves from uniform over 108 tokens: a context is worth the share of its arms that pay.
+    arms = [policy.decode([i]) for i in range(108)]
+    share = sum(right_arm("a", arm, 10) for arm in arms) / 108
+    assert value == pytest.approx(share, abs=0.06)
 
 
 def test_a_head_on_the_policys_own_body_trains_both(tmp_path: Path) -> None:

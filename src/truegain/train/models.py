@@ -129,7 +129,7 @@ def _body(name: str, role: Role, policy: Policy, base: Policy) -> tuple[Policy, 
 
 def width_of(policy: Policy) -> int:
     """Size of the hidden states that a head reads. Raises WiringError for a policy without, as the table policy."""
-    width = getattr(policy.model.config, "hidden_size", None)
+    width = getattr(policy.model.config, "hidden_size", None) or getattr(policy.model.config, "rows", None)
     if width is None:
         raise WiringError(f"a head reads hidden states, and the policy {policy.source!r} has none: use another --model")
     return int(width)
