@@ -49,6 +49,56 @@ def test_the_batch_deviation_is_one_number_for_all_groups() -> None:
     assert found == pytest.approx([x / math.sqrt(10.75 / 3) for x in (0.5, -0.5, 2.0, -2.0)], abs=1e-5)
 
 
+# Groups (1, 1, 1, 0) and (1, 0, 0, 0). As they are: squares 8 * 0.25 over 7, std 0.534522; centred: 2 * 0.75 over 7,
+# std 0.462910. Of the whole batch the mean is 0.5.
+EASY_AND_HARD = [1.0, 1.0, 1.0, 0.0, 1.0, 0.0, 0.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("knobs", "wanted"),
+    [
+        ({"std": "batch"}, [0.4677] * 3 + [-1.4031, 1.4031] + [-0.4677] * 3),  # Lite PPO
+        ({"std": "centred"}, [0.5401] * 3 + [-1.6202, 1.6202] + [-0.5401] * 3),  # DLER
+        ({"std": "centred", "bound": 1.0}, [0.5401] * 3 + [-1.0, 1.0] + [-0.5401] * 3),
+        ({"mean": "batch", "std": "batch"}, [0.9354] * 3 + [-0.9354, 0.9354] + [-0.9354] * 3),
+        ({"mean": "batch", "std": "group"}, [1.0] * 3 + [-1.0, 1.0] + [-1.0] * 3),  # group std 0.5
+        ({"mean": "batch", "std": "none"}, [0.5] * 3 + [-0.5, 0.5] + [-0.5] * 3),
+    ],
+)
+def test_each_scope_of_mean_and_deviation(knobs: dict[str, object], wanted: list[float]) -> None:
+    assert advantages(EASY_AND_HARD, [0] * 4 + [1] * 4, **knobs) == pytest.approx(wanted, abs=5e-5)
+
+
+def test_seeupo_normalises_centred_rewards() -> None:
+    # Rewards 1, 0, 0, 1 in one group, centred +-0.5: squares 4 * 0.25 over 3, A = 0.5 / 0.57735.
+    found = advantages([1.0, 0.0, 0.0, 1.0], std="centred", bound=3.0)
+    assert found == pytest.approx([0.866, -0.866, -0.866, 0.866], abs=1e-4)
+
+
+@given(st.lists(st.tuples(st.integers(0, 2), st.integers(-4, 4)), min_size=2, max_size=10))
+def test_the_centred_deviation_gives_the_batch_mean_0_and_deviation_1(rows: list[tuple[int, int]]) -> None:
+    found = advantages([r / 2 for _, r in rows], [g for g, _ in rows], std="centred", eps=1e-12)
+    assume(any(found))
+    assert statistics.fmean(found) == pytest.approx(0.0, abs=1e-6)
+    assert statistics.stdev(found) == pytest.approx(1.0, abs=1e-6)
+
+
+def test_a_group_of_equal_rewards_is_not_blown_up_by_another_mean() -> None:
+    # Its own deviation is 0; over eps, the distance 0.25 to the batch's mean would become 250000.
+    for singleton in ("zero", "raw"):
+        found = advantages([1.0, 1.0, 1.0, 0.0], [0, 0, 1, 1], mean="batch", singleton=singleton)
+        assert found[:2] == [0.0, 0.0] and max(map(abs, found)) < 2
+
+
+@pytest.mark.parametrize(
+    "knobs", [{"std": s, "mean": m} for s in ("group", "batch", "centred", "none") for m in ("group", "batch")]
+)
+def test_a_group_of_one_is_0_where_its_own_statistics_are_asked_for(knobs: dict[str, str]) -> None:
+    found = advantages([3.0, 1.0, 0.0, 2.0], [0, 1, 1, 1], **knobs)
+    assert all(map(math.isfinite, found)) and max(map(abs, found)) < 4
+    assert (found[0] == 0.0) is ("group" in knobs.values())
+
+
 def test_a_group_of_one_gets_zero_or_its_raw_reward() -> None:
     assert advantages([3.0, 1.0, 0.0], [0, 1, 1])[0] == 0.0
     raw = advantages([3.0, 1.0, 0.0], [0, 1, 1], singleton="raw")
@@ -81,7 +131,15 @@ def test_it_sums_to_zero_with_squares_of_size_minus_one(rewards: list[float]) ->
 
 @given(st.floats(-1e6, 1e6, allow_nan=False, width=32), st.integers(2, 33))
 def test_equal_rewards_give_exactly_zero(reward: float, size: int) -> None:
-    for knobs in ({}, {"std": "batch"}, {"std": "none"}, {"eps": 1e-12}, {"singleton": "raw"}):
+    for knobs in (
+        {},
+        {"std": "batch"},
+        {"std": "centred"},
+        {"std": "none"},
+        {"mean": "batch"},
+        {"eps": 1e-12},
+        {"singleton": "raw"},
+    ):
         out = group_normalise(
             torch.full((size,), reward), torch.zeros(size, dtype=torch.long), torch.ones(size, 1).bool(), **knobs
         )
@@ -115,7 +173,7 @@ def test_a_nan_reward_spoils_its_own_group_only() -> None:
     assert [math.isnan(a) for a in found] == [True, True, False, False]
 
 
-@pytest.mark.parametrize("knobs", [{"std": "groups"}, {"singleton": "one"}])
+@pytest.mark.parametrize("knobs", [{"std": "groups"}, {"singleton": "one"}, {"mean": "none"}])
 def test_an_unknown_choice_is_refused(knobs: dict[str, str]) -> None:
     # Without the tests' own type checker, which would be first to refuse it.
     with pytest.raises(SettingError, match=next(iter(knobs.values()))):

@@ -32,7 +32,7 @@ def noise(seed: int, *size: int) -> Tensor:
 #   rows summed, averaged  (6 + 4) / 2 = 5
 #   rows averaged twice    (6 / 3 + 4 / 1) / 2 = 3
 #   Dr. GRPO in TRL        10 / (B * Lmax) = 10 / (2 * 3) = 1.6667: the row sum at length 3
-#   Dr. GRPO in verl       10 / 3 = 3.3333: it does not divide by the rows, we do; ours times 2 rows
+#   Dr. GRPO in older verl  10 / 3 = 3.3333: it did not divide by the rows; 0.9 and we do, ours times 2 rows
 
 
 @pytest.mark.parametrize(

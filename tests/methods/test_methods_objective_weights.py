@@ -26,7 +26,7 @@ def noise(seed: int, *size: int) -> Tensor:
     return torch.randn(*size, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-# Losses [[1, 2, 3], [4, -, -]], a completion limit of 3: TRL's dr_grpo 10 / (2 * 3) = 1.6667; verl before 0.9, which
+# Losses [[1, 2, 3], [4, -, -]], a completion limit of 3: TRL's dr_grpo 10 / (2 * 3) = 1.6667; older verl, which
 # did not divide by the rows, 10 / 3 = 3.3333; plain sum 10.
 
 
@@ -72,6 +72,11 @@ def test_the_off_policy_mask_drops_the_far_rows_that_would_be_punished() -> None
     kept, logs = off_policy_mask(torch.zeros_like(ENGINE), ENGINE, NEGATIVE, mask)
     assert kept.tolist() == [[0.0, 0.0], [1.0, 1.0], [1.0, 1.0], [1.0, 0.0]]
     assert torch.equal(logs["truegain/off_policy_kept"], kept)
+
+
+def test_a_far_row_of_no_advantage_is_kept() -> None:
+    far, mask = torch.full((1, 2), 3.0), mask_of([2])
+    assert off_policy_mask(torch.zeros(1, 2), far, torch.zeros(1, 2), mask)[0].tolist() == [[1.0, 1.0]]
 
 
 @given(SEEDS, st.floats(0.01, 2))

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from truegain.methods.reward import outcome, random_reward, user_score
+from truegain.methods.reward import outcome, random_reward, reference_kl, user_score
 
 
 def test_the_outcome_reward_is_one_of_its_two_values_and_interpolates() -> None:
@@ -49,3 +49,13 @@ def test_steps_and_seeds_draw_anew_and_the_ends_of_the_rate_are_sure() -> None:
 def test_the_random_reward_follows_its_rows_into_any_order(order: list[int], seed: int) -> None:
     rewards = random_reward(torch.arange(12), seed=seed, step_index=5)
     assert torch.equal(random_reward(torch.tensor(order), seed=seed, step_index=5), rewards[torch.tensor(order)])
+
+
+def test_the_penalty_to_the_reference_sums_the_policys_own_tokens() -> None:
+    # Log-ratios 1, 0.5 and, at a tool's token, NaN: -0.1 * 1.5. The second row is empty.
+    old = torch.tensor([[-1.0, float("nan"), -1.0], [0.0, 0.0, 0.0]])
+    ref = torch.tensor([[-2.0, -1.0, -1.5], [-9.0, -9.0, -9.0]])
+    mask = torch.tensor([[True, False, True], [False, False, False]])
+    found = reference_kl(old, ref, mask, beta=0.1)
+    torch.testing.assert_close(found, torch.tensor([-0.15, 0.0]))
+    assert reference_kl(ref, old, mask, beta=0.1)[0] == -found[0]  # k1 has a sign

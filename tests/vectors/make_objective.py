@@ -3,8 +3,8 @@
 Both libraries' own functions are called on the same seeded ragged inputs, in float64. verl goes into a folder beside
 the environment, as its own requirements would replace half of it::
 
-    pip install --no-deps --target DIR verl==0.9.1 tensordict torchdata hydra-core omegaconf antlr4-python3-runtime \
-        codetiming cachetools pyvers pylatexenc orjson cloudpickle
+    pip install --no-deps --target DIR verl==0.9.1 tensordict omegaconf antlr4-python3-runtime==4.9.3 codetiming \
+        orjson pyvers cloudpickle
     PYTHONPATH=DIR python tests/vectors/make_objective.py verl
     python tests/vectors/make_objective.py trl
 

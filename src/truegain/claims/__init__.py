@@ -11,7 +11,10 @@ from truegain.claims import (
     gspo,
     ppo,
     reinforce,
+    reinforce_pp,
+    reinforce_pp_baseline,
     remax,
+    rloo,
     sapo,
 )
 from truegain.claims.claim import Claim, read_records, run, write_record
@@ -24,7 +27,10 @@ _ROOM = (
     gspo,
     ppo,
     reinforce,
+    reinforce_pp,
+    reinforce_pp_baseline,
     remax,
+    rloo,
     sapo,
 )
 CLAIMS: dict[str, Claim] = {module.CLAIM.name: module.CLAIM for module in _ROOM}

@@ -37,8 +37,8 @@ def _one_seed(seed: int) -> Mapping[str, float]:
 CLAIM = Claim(
     name="reinforce-pp-baseline",
     system="reinforce-pp-baseline",
-    states="In a batch of prompts whose rewards deviate by 1 and by 0.01, the two kinds' advantages differ in size by a "
-    "factor that is more than 50 times as large under REINFORCE++-baseline as under GRPO, which makes them alike.",
+    states="In a batch of prompts whose rewards deviate by 1 and by 0.01, the two kinds' advantages differ in size by "
+    "a factor that is more than 50 times as large under REINFORCE++-baseline as under GRPO, which makes them alike.",
     unit="decades",
     one_seed=_one_seed,
     effect=lambda arms: math.log10(arms["reinforce-pp-baseline"] / arms["grpo"]),

@@ -25,7 +25,8 @@ def whiten(
 
     ``A' = (A - mean) / sqrt(var + eps)``, statistics over every token of the mask.
 
-    ``per="token"`` lets a long row count more (verl); with ``"row"`` every row that has tokens counts as one:
+    ``per="token"`` lets a long row count more (verl): the mean that is removed follows the lengths, and over few rows
+    it may outweigh the advantages of a group whose rewards hardly differ. With ``"row"`` every row that has tokens counts as one:
     ``mean = 1/N sum_i mean_t A_it`` and ``var = 1/(N - ddof) sum_i mean_t (A_it - mean)^2``, which for one advantage
     per row are the statistics over rows (TRL). ``mean="keep"`` adds the mean back, unscaled (verl's
     ``shift_mean=False``); ``"scale"`` only divides by the deviation. ``ddof``: 1 is the unbiased variance (both

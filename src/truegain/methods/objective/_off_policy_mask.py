@@ -19,7 +19,8 @@ def off_policy_mask(
 
     Near: ``mean_t(engine_logp - old_logp) <= delta``, in nats, over the row's tokens; ``delta`` > 0. What the sampler
     wrote and the learner would hardly write teaches little by being punished. A token for which the engine reports NaN
-    counts as no distance. Multiply it with a weight that sums. Logs the share of tokens kept.
+    counts as no distance. Multiply it with a weight that sums; a KL penalty that is to stay whole (TRL, verl) needs a
+    term of its own. Logs the share of tokens kept.
 
     TRL compares with the current policy inside the surrogate; a weight is made once per optimiser step, and the policy
     before the update stands for it. Source: DeepSeek-V3.2, equation 9.

@@ -10,7 +10,7 @@ from truegain.core.component import component
 def token_sum(mask: Bool[Tensor, "B T"], *, divisor: float = 1.0) -> Float[Tensor, "B T"]:
     """Every token of the step summed over a constant: ``1 / divisor``. The loss grows with the number of rows.
 
-    ``divisor`` > 0: 1 is verl's token-sum; a completion length is the seq-mean-token-sum-norm of verl before 0.9,
+    ``divisor`` > 0: 1 is verl's token-sum; a completion length is the seq-mean-token-sum-norm of older verl,
     which did not divide by the rows. `sequence_sum` is the form that does.
 
     >>> import torch

@@ -29,7 +29,8 @@ def truncated_importance(
 
     ``w = exp(old_logp - engine_logp)`` at each token, or ``exp`` of its sum over the row at every token of the row
     (``level="sequence"``). ``beyond``: what happens to a w outside ``[floor, cap]``: it is set to the bound, or to 0.
-    None is no bound; ``cap`` > 0, ``floor`` >= 0. Multiply it with a weight that sums.
+    None is no bound; ``cap`` > 0, ``floor`` >= 0. Multiply it with a weight that sums; a KL penalty that is to stay
+    whole (TRL, verl) needs a term of its own.
 
     TRL's ``token_truncate`` ... ``sequence_mask`` are ``level`` and ``beyond``, with cap 3. In verl ``rollout_is`` is
     the level, one threshold (2) truncates, and a pair masks (IcePop). ``log_ratio_bound`` clamps the log-ratio (verl's
