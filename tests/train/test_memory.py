@@ -11,7 +11,7 @@ import torch
 
 from truegain.core.errors import RunError
 from truegain.core.forms import Loop
-from truegain.train.memory import Phase, is_out_of_memory, memory, out_of_memory
+from truegain.train.memory import Phase, is_out_of_memory, memory, memory_for, out_of_memory
 
 LOOP = Loop(prompts=32, samples=8, max_tokens=64, micro_tokens=16384, eval_problems=128)
 CPU = RuntimeError(
@@ -81,6 +81,11 @@ def test_the_guard_names_the_step_keeps_the_cause_and_lets_other_errors_pass() -
     with pytest.raises(RuntimeError, match="shape") as other, memory("update", LOOP, 3):
         raise RuntimeError("shape mismatch")
     assert not isinstance(other.value, RunError)
+    with (
+        pytest.raises(RunError, match=r"while fitting \(asked for 4.0 GiB\): lower x$"),
+        memory_for("fitting", "lower x"),
+    ):
+        raise CPU
     # An inner guard has spoken already: the outer one does not speak again.
     with pytest.raises(RunError, match="while sampling"), memory("look at dev", LOOP), memory("sampling", LOOP):
         raise MemoryError

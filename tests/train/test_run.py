@@ -302,7 +302,7 @@ def rewards(tmp_path_factory: pytest.TempPathFactory) -> str:
         (
             "raises",
             RunError,
-            r"step 1: every rollout's check abstained \(each time: raises: KeyError: 'no such thing'\)",
+            r"step 1: every rollout's check abstained \(each time: raises: mine.py:5: KeyError: 'no such thing'\)",
         ),
         ("never", RunError, r"step 1: every rollout's check abstained \(each time: never: .*0\.3"),
         ("short", RunError, r"returned 1 rewards for 16 completions"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Literal
 
 import torch
@@ -44,26 +44,35 @@ def out_of_memory(phase: Phase, error: BaseException, loop: Loop) -> str:
 
     A knob that is at its least already is not named.
     """
-    asked = _asked(str(error))
     what = f"out of memory in the {phase}" if phase not in ("sampling", "loading") else f"out of memory while {phase}"
-    device = " on the GPU" if _on_gpu(error) else ""
-    return f"{what}{device}{f' (asked for {asked})' if asked else ''}: {_mend(phase, loop)}"
+    return f"{what}{_where(error)}: {_mend(phase, loop)}"
 
 
 @contextlib.contextmanager
 def memory(phase: Phase, loop: Loop, step: int | None = None) -> Iterator[None]:
     """Turn running out of memory inside the block into a RunError; other exceptions pass. ``step`` counts from 1.
 
-    The caller's tensors are let go with the traceback once the RunError is handled: nothing is retried here, as a
-    smaller micro-batch chosen in secret would hide what a run needs.
+    Nothing is retried here: a smaller micro-batch, chosen in secret, would hide what a run needs.
     """
+    with _told(lambda error: (f"step {step}: " if step is not None else "") + out_of_memory(phase, error, loop)):
+        yield
+
+
+@contextlib.contextmanager
+def memory_for(doing: str, mend: str) -> Iterator[None]:
+    """As `memory`, for work that no loop settings bound: ``doing`` and ``mend`` are the words of the line."""
+    with _told(lambda error: f"out of memory while {doing}{_where(error)}: {mend}"):
+        yield
+
+
+@contextlib.contextmanager
+def _told(line: Callable[[BaseException], str]) -> Iterator[None]:
     try:
         yield
     except Exception as error:
         if isinstance(error, RunError) or not is_out_of_memory(error):
             raise
-        at = f"step {step}: " if step is not None else ""
-        raise RunError(at + out_of_memory(phase, error, loop)) from error
+        raise RunError(line(error)) from error
 
 
 def _mend(phase: Phase, loop: Loop) -> str:
@@ -108,5 +117,8 @@ def _asked(text: str) -> str:
     return f"{size / _UNITS[unit]:.1f} {unit}"
 
 
-def _on_gpu(error: BaseException) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or "CUDA" in str(error) or "CUBLAS" in str(error)
+def _where(error: BaseException) -> str:
+    """`` on the GPU (asked for 2.5 GiB)``, as far as the exception says it."""
+    gpu = isinstance(error, torch.OutOfMemoryError) or "CUDA" in str(error) or "CUBLAS" in str(error)
+    asked = _asked(str(error))
+    return (" on the GPU" if gpu else "") + (f" (asked for {asked})" if asked else "")

@@ -24,6 +24,7 @@ from truegain.train.folder import RunFolder
 from truegain.train.folds import begin_folds, run_folds
 from truegain.train.learner import learning_rate, update
 from truegain.train.ledger import Ledger, ModelCost, attended, model_cost, spend
+from truegain.train.memory import memory
 from truegain.train.models import Model, check_roles, load_models, optimisers_saved, restore_models, write_models
 from truegain.train.setup import Setup, State, facts_of, form_now
 from truegain.train.shaping import check_columns, not_finite, shape
@@ -44,18 +45,17 @@ def train(setup: Setup, stop: Callable[[], str | None]) -> Iterator[dict[str, An
     state, notes = _resume(setup, models)
     for note in notes:
         yield {"kind": "note", "step": state.step, "text": note}
-    engine = models["policy"].engine
     saved = state.step if notes else -1
     now = replace(setup, form=form_now(setup, state))
     if saved < 0 and now.form.loop.eval_every:
-        yield _logged(folder, look(now, engine, base, step=0))
+        yield _look(now, models, base, 0)
     while state.step < now.form.loop.steps and stop() is None:
         line = one_step(now, models, state)
         yield _logged(folder, {"kind": "step", "step": state.step, **line, "ledger": state.ledger.to_json()})
         now = replace(setup, form=form_now(setup, state))
         loop = now.form.loop
         if loop.eval_every and state.step % loop.eval_every == 0:
-            yield _logged(folder, look(now, engine, base, step=state.step))
+            yield _look(now, models, base, state.step)
         if loop.save_every and state.step % loop.save_every == 0:
             _save(setup, models, state)
             saved = state.step
@@ -72,14 +72,16 @@ def one_step(setup: Setup, models: Mapping[str, Model], state: State) -> dict[st
         for group in () if model.optimiser is None else model.optimiser.param_groups:
             group["lr"] = learning_rate(form.loop, state.step, model.role.lr if model.role else None)
     draw = Draw(setup, models, state, "sampled", "train")
-    drawn = draw.fresh(form.loop.prompts)
-    rollouts, more, spent = resample(setup, models, state, [r for r in drawn if "abstained" not in r.facts])
+    with memory("sampling", form.loop, state.step + 1):
+        drawn = draw.fresh(form.loop.prompts)
+        rollouts, more, spent = resample(setup, models, state, [r for r in drawn if "abstained" not in r.facts])
     drawn += more
     if all("abstained" in r.facts for r in drawn):
         raise _refused(setup, state.step, drawn, _all_abstained(drawn))
     logs, norms, passed, batch = Logs(), dict[str, float](), Ledger(), None
     if rollouts:
-        batch, logs, probed = shape(setup, models, state, rollouts)
+        with memory("log-prob pass", form.loop, state.step + 1):
+            batch, logs, probed = shape(setup, models, state, rollouts)
         if bad := not_finite(batch):
             why = f"the reward of {len(bad)} rows is not finite; no weight was touched. Mend the reward"
             raise _refused(setup, state.step, [rollouts[i] for i in bad], why)
@@ -88,7 +90,8 @@ def one_step(setup: Setup, models: Mapping[str, Model], state: State) -> dict[st
         passed = probed + _scoring_cost(form, models, rollouts)
         logs = merge(logs, more_logs)
         if chosen:
-            more_logs, norms, trained = learn(setup, models, kept_batch, chosen, state.step)
+            with memory("update", form.loop, state.step + 1):
+                more_logs, norms, trained = learn(setup, models, kept_batch, chosen, state.step)
             logs, passed = merge(logs, more_logs), passed + trained
     line = _line(setup, logs, norms, drawn, rollouts, models)
     line["seconds"] = time.perf_counter() - began
@@ -233,6 +236,11 @@ def _save(setup: Setup, models: Mapping[str, Model], state: State) -> None:
         tensors={**tensors, **more},
         state={"optimizers": optimisers, **kept},
     )
+
+
+def _look(setup: Setup, models: Mapping[str, Model], base: Policy, step: int) -> dict[str, Any]:
+    with memory("look at dev", setup.form.loop):
+        return _logged(setup.folder, look(setup, models["policy"].engine, base, step=step))
 
 
 def _logged(folder: RunFolder, line: dict[str, Any]) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from truegain.train import checkpoint
 from truegain.train.folder import RunFolder, read_lines
 from truegain.train.launch import StopSignal
 from truegain.train.ledger import Ledger, attended, model_cost, spend
+from truegain.train.memory import memory
 from truegain.train.offline import Example, begin, sft
 from truegain.train.online import Setup, problems, train
 from truegain.train.tiny import demonstration_example
@@ -231,10 +232,11 @@ def _judged(
     """Judge an arm, unless that was done or the user asks to stop; half a judgement leaves no record."""
     if stop.reason() or _is_judged(setup.folder, arm):
         return
-    for text in judge_arm(setup, arm, policy, step=step, sizes=plan.sizes):
-        yield {"kind": "judge", "step": step, "text": text, **tag, "arm": arm}
-        if stop.reason():
-            return
+    with memory("judgement", plan.form.loop):
+        for text in judge_arm(setup, arm, policy, step=step, sizes=plan.sizes):
+            yield {"kind": "judge", "step": step, "text": text, **tag, "arm": arm}
+            if stop.reason():
+                return
 
 
 def _is_judged(folder: RunFolder, arm: str) -> bool:
