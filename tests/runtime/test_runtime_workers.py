@@ -313,7 +313,8 @@ def test_a_target_that_cannot_be_found_is_one_line_with_the_nearest_name(target:
     [
         ("import no_such_package_at_all\n", "failed: ModuleNotFoundError: No module named 'no_such_package_at_all'"),
         ("x = 1\ndef f(:\n", "line 2"),
-        ("import sys\nsys.exit(3)\n", "failed: SystemExit: 3"),
+        ("import sys\nsys.exit(3)\n", "failed: SystemExit: 3, line 2"),
+        ("def g():\n    return 1 / 0\n\ng()\n", "failed: ZeroDivisionError: division by zero, line 2"),
         ("import os\nos._exit(3)\n", "worker died (exit code 3) while it loaded"),
     ],
 )

@@ -9,6 +9,7 @@ from collections import Counter
 from fractions import Fraction
 from hashlib import blake2b
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -215,6 +216,63 @@ def test_a_file_without_answers_is_for_reward_functions_only(tmp_path: Path) -> 
 def test_an_empty_answer_key_is_an_abstention(tmp_path: Path) -> None:
     task = FileTask(write(tmp_path / "d.jsonl", [{"prompt": "x", "answer": "#### "}]))
     assert task.score(only(task), rollout(only(task), "anything")) == Abstain("the answer key is empty")
+
+
+COMPLETED = [
+    {"prompt": "1+1", "answer": "2", "completion": "one and one: 2"},
+    {"prompt": "1+1", "answer": "2", "completion": [{"role": "assistant", "content": "two, so 2"}]},
+    *({"prompt": f"{i}+1", "answer": str(i + 1), "completion": f"it is {i + 1}"} for i in range(2, 30)),
+]
+
+
+def test_a_completion_column_gives_demonstrations_and_all_those_of_a_prompt_are_drawn(tmp_path: Path) -> None:
+    task = FileTask(write(tmp_path / "data.jsonl", COMPLETED))
+    drawn = {p.prompt: {task.demonstration(p, Random(seed)) for seed in range(20)} for p in problems(task, "train")}
+    assert drawn.pop("1+1") == {"one and one: 2", "two, so 2"}
+    assert drawn == {f"{i}+1": {f"it is {i + 1}"} for i in range(2, 30) if f"{i}+1" in drawn} != {}
+
+
+def test_another_column_is_the_completion_when_it_is_named(tmp_path: Path) -> None:
+    task = FileTask(write(tmp_path / "gsm.jsonl", GSM8K), completion_column="answer")
+    problem = task.problem("train", 0)
+    assert task.demonstration(problem, Random(0)) == problem.meta["answer"]
+    assert "####" in problem.meta["answer"] and problem.answer == problem.meta["answer"].split("#### ")[1]
+
+
+def test_only_the_train_file_needs_the_named_column(tmp_path: Path) -> None:
+    test = write(tmp_path / "test.jsonl", [{"prompt": "0+0", "answer": "0"}])
+    task = FileTask(write(tmp_path / "data.jsonl", COMPLETED), test=test, completion_column="completion")
+    assert task.size("test") == 1 and hasattr(task, "demonstration")
+
+
+def test_a_file_with_a_row_without_completion_has_no_demonstrations(tmp_path: Path) -> None:
+    rows = [{**row, "completion": None} if i == 9 else row for i, row in enumerate(COMPLETED)]
+    dealt = FileTask(write(tmp_path / "gap.jsonl", rows), dev=write(tmp_path / "dev.jsonl", [GSM8K[0]]))
+    assert hasattr(dealt, "demonstration") == all(p.prompt != "9+1" for p in problems(dealt, "train"))
+    assert not hasattr(FileTask(write(tmp_path / "plain.jsonl", GSM8K)), "demonstration")
+    assert not hasattr(parse(f"sort+{tmp_path}/plain.jsonl"), "demonstration")
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (None, "line 2: 'reply' holds no completion; it must be text that is not empty, or one message"),
+        (" ", "line 2: 'reply' holds no completion"),
+        (7, "line 2: 'reply' holds no completion"),
+        ([{"role": "a", "content": "x"}] * 2, "line 2: 'reply' holds no completion"),
+    ],
+)
+def test_a_named_completion_column_must_be_filled_in_every_row(tmp_path: Path, value: Any, message: str) -> None:
+    rows = [{"prompt": "a", "answer": "1", "reply": "x"}, {"prompt": "b", "answer": "1", "reply": value}]
+    assert message in refused(tmp_path, rows, completion_column="reply")
+    assert "no column 'repli' (did you mean 'reply'?)" in refused(tmp_path, rows, completion_column="repli")
+
+
+def test_a_problem_says_from_which_line_it_is(tmp_path: Path) -> None:
+    file = write(tmp_path / "data.jsonl", [*GSM8K, {**GSM8K[4], "answer": "another"}])
+    task = FileTask(file)
+    found = {task.place(p): p.meta["answer"] for split in SPLITS for p in problems(task, split)}
+    assert found == {f"{file}, line {i + 1}": row["answer"] for i, row in enumerate([*GSM8K, {"answer": "another"}])}
 
 
 def test_json_and_parquet_hold_the_same_problems_as_json_lines(tmp_path: Path) -> None:

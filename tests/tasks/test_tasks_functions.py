@@ -9,7 +9,7 @@ import pytest
 
 from truegain.core.errors import RunError, SettingError, WiringError
 from truegain.core.types import Abstain, Problem, Rollout, Turn
-from truegain.tasks.functions import RewardFunction, columns_of, without_end_marks
+from truegain.tasks.functions import RewardFunction, RewardSpec, columns_of, reward_spec, without_end_marks
 
 REWARDS = """
 import math, os, time
@@ -147,7 +147,84 @@ def test_coroutines_and_arrays_are_taken(folder: Path, name: str, value: float) 
 
 
 def test_a_function_that_raises_makes_every_row_abstain_with_the_reason(folder: Path) -> None:
-    assert scores(f"{folder}/rewards.py:raises", "a", "b") == [Abstain("raises: KeyError: 'no such thing'")] * 2
+    assert (
+        scores(f"{folder}/rewards.py:raises", "a", "b")
+        == [Abstain("raises: rewards.py:34: KeyError: 'no such thing'")] * 2
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("inner", "errors.py:5: ValueError: no number in 'a'"),  # the innermost line in the file, below it is json's
+        ("wrapped", "errors.py:5: ValueError: no number in 'a'"),
+        ("bound", "errors.py:5: ValueError: no number in 'a'"),
+        ("Judge.score", "errors.py:5: ValueError: no number in 'a'"),
+        ("helped", "errors.py:24: JSONDecodeError: Expecting value: line 1 column 1 (char 0)"),
+        ("late", "errors.py:28: ZeroDivisionError: division by zero"),
+        ("loud", f"errors.py:31: ValueError: {'x ' * 1000}"[: len("errors.py:31: ") + 500]),
+        ("biggest", "TypeError: max expected at least 1 argument, got 0"),  # written in no file
+    ],
+)
+def test_an_error_is_told_with_the_line_of_the_functions_own_file(tmp_path: Path, name: str, reason: str) -> None:
+    (tmp_path / "errors.py").write_text(
+        "import functools, json\n"
+        "\n"
+        "def number(text):\n"
+        "    if text == 'a':\n"
+        "        raise ValueError('no number\\n in ' + repr(text))\n"
+        "\n"
+        "def inner(completions, **kwargs):\n"
+        "    return [number(text) for text in completions]\n"
+        "\n"
+        "@functools.wraps(inner)\n"
+        "def wrapped(*args, **kwargs):\n"
+        "    return inner(*args, **kwargs)\n"
+        "\n"
+        "bound = functools.partial(inner, x=1)\n"
+        "\n"
+        "class Judge:\n"
+        "    def __call__(self, completions, **kwargs):\n"
+        "        return inner(completions)\n"
+        "\n"
+        "Judge.score = Judge()\n"
+        "biggest = max\n"
+        "\n"
+        "def helped(completions, **kwargs):\n"
+        "    return [json.loads(text) for text in completions]\n"
+        "\n"
+        "async def late(completions, **kwargs):\n"
+        "    'Awaited by the adapter, and still told with its line.'\n"
+        "    return [1 / 0]\n"
+        "\n"
+        "def loud(completions, **kwargs):\n"
+        "    raise ValueError('x\\n' * 1000)\n"
+    )
+    (found,) = scores(f"{tmp_path}/errors.py:{name}", "a")
+    assert found == Abstain(f"{name.rpartition('.')[2]}: {reason}")
+
+
+def test_a_reward_is_asked_for_with_a_weight_and_a_deadline() -> None:
+    assert reward_spec("a.b:f") == RewardSpec("a.b:f", 1.0, 30.0)
+    assert reward_spec("a=b/r.py:f=-2") == RewardSpec("a=b/r.py:f", -2.0, 30.0)
+    assert reward_spec("r.py:f,deadline=90") == RewardSpec("r.py:f", 1.0, 90.0)
+    assert reward_spec("r.py:f=0.5, deadline=0.1") == RewardSpec("r.py:f", 0.5, 0.1)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("r.py:f=x", "the weight after '=' must be a finite number, not 'x'"),
+        ("r.py:f=nan", "must be a finite number, not 'nan'"),
+        ("r.py:f,deadline=soon", "deadline must be a finite number, not 'soon'"),
+        ("r.py:f,deadline=0", "deadline must be above 0 seconds, not '0'"),
+        ("r.py:f,deadlin=3", "unknown setting 'deadlin'; write path:fn=WEIGHT,deadline=SECONDS"),
+    ],
+)
+def test_a_reward_that_is_asked_for_wrongly_is_one_line(text: str, message: str) -> None:
+    with pytest.raises(SettingError) as error:
+        reward_spec(text)
+    assert message in str(error.value) and "\n" not in str(error.value)
 
 
 def test_a_function_that_kills_its_process_makes_every_row_abstain(folder: Path) -> None:
@@ -160,7 +237,7 @@ def test_a_function_that_never_returns_abstains_and_serves_the_next_batch(folder
         began = time.monotonic()
         assert (
             function.score([problem] * 2, [rollout("wait"), rollout("b")])
-            == [Abstain("slow: no answer within 0.5 s")] * 2
+            == [Abstain(f"slow: no answer within 0.5 s; {folder}/rewards.py:slow,deadline=SECONDS allows more")] * 2
         )
         assert time.monotonic() - began < 10
         assert function.score([problem], [rollout("go")]) == [1.0]

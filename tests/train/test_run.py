@@ -314,8 +314,8 @@ def test_a_reward_function_that_fails_ends_the_run_in_one_line_that_says_why(
 ) -> None:
     made: list[RewardFunction] = []
 
-    def started(path: str) -> RewardFunction:
-        made.append(RewardFunction(path, 0.3 if name == "never" else 30.0))
+    def started(path: str, deadline: float) -> RewardFunction:
+        made.append(RewardFunction(path, 0.3 if name == "never" else deadline))
         return made[-1]
 
     monkeypatch.setattr(running, "RewardFunction", started)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -166,18 +166,38 @@ def score_rollouts(task: Task, rollouts: Sequence[Rollout]) -> list[Rollout]:
     """Put the facts that the task's scorer finds into the rollouts.
 
     An abstention becomes the fact ``abstained`` with its reason, and so does a scorer that raises or that gives no
-    mapping. Rollouts that abstained before are left as they are.
+    mapping. Rollouts that abstained before are left as they are. A task that has ``score_all(problems, rollouts)`` is
+    asked for all of them at once, as costly checks run side by side there.
     """
-    return [rollout if "abstained" in rollout.facts else _scored(task, rollout) for rollout in rollouts]
+    open_rows = [i for i, rollout in enumerate(rollouts) if "abstained" not in rollout.facts]
+    asked = [rollouts[i] for i in open_rows]
+    together = getattr(task, "score_all", None)
+    if together is None:
+        found = [_facts(lambda r=r: task.score(r.problem, r)) for r in asked]
+    else:
+        found = _facts_of_all(lambda: together([r.problem for r in asked], asked), len(asked))
+    out = list(rollouts)
+    for i, facts in zip(open_rows, found, strict=True):
+        out[i] = replace(out[i], facts={**out[i].facts, **facts})
+    return out
 
 
-def _scored(task: Task, rollout: Rollout) -> Rollout:
+def _facts(score: Callable[[], Mapping[str, Any] | Abstain]) -> Mapping[str, Any]:
     try:
-        found = task.score(rollout.problem, rollout)
-        facts = {"abstained": found.reason} if isinstance(found, Abstain) else dict(found)
+        found = score()
+        return {"abstained": found.reason} if isinstance(found, Abstain) else dict(found)
     except Exception as error:
-        facts = {"abstained": _reason("scorer", error)}
-    return replace(rollout, facts={**rollout.facts, **facts})
+        return {"abstained": _reason("scorer", error)}
+
+
+def _facts_of_all(score: Callable[[], Sequence[Mapping[str, Any] | Abstain]], count: int) -> list[Mapping[str, Any]]:
+    try:
+        found = score() if count else []
+        if len(found) != count:
+            raise ValueError(f"score_all gave {len(found)} verdicts on {count} rollouts")
+    except Exception as error:
+        return [{"abstained": _reason("scorer", error)}] * count
+    return [_facts(lambda one=one: one) for one in found]
 
 
 def _reason(who: str, error: Exception) -> str:

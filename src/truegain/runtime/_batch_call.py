@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import inspect
 from collections.abc import Callable
 from typing import Any
@@ -41,7 +42,17 @@ def batched(function: Callable[..., Any]) -> Callable[[dict[str, Any]], dict[str
         means = {name: sum(values) / len(values) for name, values in metrics.items()}
         return {"rewards": [number(value) for value in returned], "metrics": means, "extra": extra}
 
+    call.home = home_of(function)  # pyright: ignore[reportFunctionMemberAccess]
     return call
+
+
+def home_of(function: Callable[..., Any]) -> str | None:
+    """The file that a function, or the call of an object's class, is written in; None for what is not in Python."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    function = inspect.unwrap(function)
+    code = getattr(function, "__code__", None) or getattr(type(function).__call__, "__code__", None)
+    return getattr(code, "co_filename", None)
 
 
 async def _finished(awaitable: Any) -> Any:

@@ -43,6 +43,23 @@ def one_line(error: BaseException, limit: int = 500) -> str:
     return f"{name}: {text}"[:limit] if text else name
 
 
+def line_in(home: str, error: BaseException) -> int | None:
+    """The line of the innermost frame of an error's traceback in the file ``home``; None where it has none there."""
+    line, at = None, error.__traceback__
+    while at is not None:
+        if at.tb_frame.f_code.co_filename == home:
+            line = at.tb_lineno
+        at = at.tb_next
+    return line
+
+
+def told(error: BaseException, home: str | None) -> str:
+    """`one_line`, after ``file.py:LINE: `` where the error came through the file ``home``."""
+    line = None if home is None else line_in(home, error)
+    place = "" if home is None or line is None else f"{' '.join(os.path.basename(home).split())[:200]}:{line}: "
+    return place + one_line(error)
+
+
 def split_target(target: str) -> tuple[str, str]:
     """Cut ``pkg.mod:fn``, ``pkg.mod.fn`` or ``path/to/file.py:fn`` into module or file, and function."""
     head, colon, name = target.rpartition(":")
@@ -62,7 +79,8 @@ def load(target: str) -> Callable[..., Any]:
     except NotLoaded:
         raise
     except BaseException as error:
-        where = f", line {error.lineno}" if isinstance(error, SyntaxError) else ""
+        line = error.lineno if isinstance(error, SyntaxError) else line_in(os.path.abspath(head), error)
+        where = "" if line is None else f", line {line}"
         raise NotLoaded(f"importing {head!r} failed: {one_line(error)}{where}") from error
     for part in name.split("."):
         if not hasattr(found, part):
@@ -157,7 +175,10 @@ def bound_memory(megabytes: float | None) -> None:
 
 
 def answer(call: Callable[[Any], Any], line: bytes) -> bytes:
-    """One request line to one reply line: ``[value]``, or ``"reason"`` when there is none."""
+    """One request line to one reply line: ``[value]``, or ``"reason"`` when there is none.
+
+    An adapter may give what it returns an attribute ``home``: the file whose lines are told with errors.
+    """
     try:
         try:
             value = call(json.loads(line))
@@ -167,7 +188,7 @@ def answer(call: Callable[[Any], Any], line: bytes) -> bytes:
         if len(reply) > MAX_REPLY:
             raise ValueError(f"the answer takes {len(reply)} bytes; at most {MAX_REPLY} are taken")
     except BaseException as error:
-        reply = json.dumps(one_line(error)).encode()
+        reply = json.dumps(told(error, getattr(call, "home", None))).encode()
     return reply + b"\n"
 
 

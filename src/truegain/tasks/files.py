@@ -7,19 +7,23 @@ import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from hashlib import blake2b
 from pathlib import Path
+from random import Random
 from typing import Any, Literal
 
 from truegain.core.errors import DataError, SettingError, nearest
 from truegain.core.types import SPLITS, Abstain, Environment, Message, Problem, Rollout, Split
-from truegain.tasks._answers import final_answer, marked_answer, same
+from truegain.tasks._answers import MAX_ANSWER, final_answer, marked_answer, same
 from truegain.tasks._rows import Row, jsonable, read_rows
 from truegain.tasks.functions import without_end_marks
+from truegain.tasks.math_check import MathCheck, Verdict, boxed, stated
 
 PROMPTS = ("prompt", "question")
 ANSWERS = ("answer", "solution")
-CHECKERS = ("exact",)
+COMPLETION = "completion"
+CHECKERS = ("exact", "math")
 Path_ = str | os.PathLike[str]
 
 
@@ -30,6 +34,15 @@ class _Columns:
     prompt: str
     answer: str | None
     max_prompt_chars: int
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """A row: its problem, where it stands, and its completion if it has one."""
+
+    problem: Problem
+    place: str
+    completion: str | None
 
 
 class FileTask:
@@ -50,7 +63,16 @@ class FileTask:
     all stand after ``####``; else all of it) equals the problem's, see `same`. ``needs_answer=False`` admits files
     without an answer column: then `score` gives no ``correct``, and only reward functions can judge.
 
-    Raises DataError for files that cannot be used as they are, SettingError for an unknown checker.
+    ``checker="math"``: math-verify compares the answers as mathematics, in worker processes (`MathCheck`): the marked
+    answer, else the last number where the file's answers all stand after ``####``, else the last expression of the
+    completion's last 2000 characters. A completion without a readable expression is a wrong answer, ``answered`` 0. A
+    key that math-verify cannot read, a check that fails or takes longer than 5 s is an abstention with its reason.
+
+    Where every row of the train split has a completion, ``demonstration`` gives it, to learn from: a string or one
+    message in the column ``completion``, or the one that ``completion_column`` names.
+
+    Raises DataError for files that cannot be used as they are, SettingError for an unknown checker, or for ``math``
+    where math-verify is not installed.
     """
 
     stop: tuple[str, ...] = ()
@@ -63,15 +85,18 @@ class FileTask:
         dev: Path_ | None = None,
         test: Path_ | None = None,
         name: str | None = None,
-        checker: Literal["exact"] = "exact",
+        checker: Literal["exact", "math"] = "exact",
         prompt_column: str | None = None,
         answer_column: str | None = None,
+        completion_column: str | None = None,
         max_prompt_chars: int = 100_000,
         needs_answer: bool = True,
     ) -> None:
         """Read all the files."""
         if checker not in CHECKERS:
-            raise SettingError(f"unknown checker {checker!r}{nearest(str(checker), CHECKERS)}; legal: exact")
+            raise SettingError(
+                f"unknown checker {checker!r}{nearest(str(checker), CHECKERS)}; legal: {', '.join(CHECKERS)}"
+            )
         if (path is None) == (train is None):
             raise SettingError("a file task needs one train file: give path or train, not both")
         files: dict[Split, Path] = {"train": Path(path if path is not None else train or "")}
@@ -81,14 +106,22 @@ class FileTask:
             files["test"] = Path(test)
         self.name = name or files["train"].stem
         self.path = files["train"]
+        self.checker = checker
+        self._math = MathCheck() if checker == "math" else None
         chosen = (prompt_column, answer_column, max_prompt_chars, needs_answer)
-        read: dict[Split, list[Problem]] = {}
+        read: dict[Split, list[_Entry]] = {}
         self._last_number = True
         for split, file in files.items():
-            read[split], hashed = _read(self.name, file, *chosen)
+            # Only what is trained on is learned from.
+            read[split], hashed = _read(self.name, file, completion_column if split == "train" else None, *chosen)
             self._last_number &= hashed
-        self.has_answers = all(problem.answer is not None for problems in read.values() for problem in problems)
-        self._splits, self.notes = _dealt(read)
+        self.has_answers = all(entry.problem.answer is not None for rows in read.values() for entry in rows)
+        self._splits, self._entries, self.notes = _dealt(read)
+
+    @cached_property
+    def _completions(self) -> Mapping[str, Sequence[str]]:
+        """The completions of each train problem."""
+        return {p.id: [e.completion for e in self._entries[p.id] if e.completion] for p in self._splits["train"]}
 
     def problem(self, split: Split, index: int) -> Problem:
         """The index-th problem of a split, in the file's order. Raises IndexError past the end, DataError when the
@@ -113,9 +146,30 @@ class FileTask:
             raise SettingError(f"unknown split {split!r}{nearest(str(split), SPLITS)}; legal: {', '.join(SPLITS)}")
         return self._splits[split]
 
+    def place(self, problem: Problem) -> str:
+        """File and line (or row) that a problem is from: ``data.jsonl, line 3``."""
+        return self._entries[problem.id][0].place if problem.id in self._entries else str(self.path)
+
     def score(self, problem: Problem, rollout: Rollout) -> Mapping[str, Any] | Abstain:
         """``correct`` and ``answered``, 0.0 or 1.0; ``answered`` alone for a problem without an answer."""
-        found = self.final(problem, rollout.text)
+        return self.score_all([problem], [rollout])[0]
+
+    def score_all(self, problems: Sequence[Problem], rollouts: Sequence[Rollout]) -> list[Mapping[str, Any] | Abstain]:
+        """`score` of many rollouts, ``problems[i]`` being that of ``rollouts[i]``; math is checked side by side."""
+        texts = [without_end_marks(rollout.text) for rollout in rollouts]
+        found = [final_answer(text, last_number=self._last_number) for text in texts]
+        facts = [self._facts(problem, answer) for problem, answer in zip(problems, found, strict=True)]
+        if self._math is None:
+            return facts
+        rows = [i for i, fact in enumerate(facts) if isinstance(fact, Mapping) and "correct" in fact]
+        stating = [stated(texts[i], last_number=self._last_number) for i in rows]
+        keys = [str(problems[i].answer) for i in rows]
+        for i, verdict in zip(rows, self._math.verdicts(list(zip(keys, stating, strict=True))), strict=True):
+            facts[i] = self._judged(problems[i], verdict)
+        return facts
+
+    def _facts(self, problem: Problem, found: str | None) -> Mapping[str, Any] | Abstain:
+        """What the exact checker finds."""
         answered = float(found is not None)
         if problem.answer is None:
             return {"answered": answered}
@@ -123,9 +177,38 @@ class FileTask:
             return Abstain("the answer key is empty")
         return {"correct": float(found is not None and same(found, problem.answer)), "answered": answered}
 
+    def _judged(self, problem: Problem, verdict: Verdict | Abstain) -> Mapping[str, Any] | Abstain:
+        if isinstance(verdict, Abstain):
+            return verdict
+        if verdict == "bad key":
+            return Abstain(f"{self.place(problem)}: the answer {str(problem.answer)[:80]!r} is no readable mathematics")
+        return {"correct": float(verdict == "right"), "answered": float(verdict != "unread")}
+
+    def bad_keys(self) -> list[Problem]:
+        """Problems whose answers cannot be read: empty ones, and with ``math`` those without an expression.
+
+        Reads every key once, at some hundred a second where they are more than plain numbers.
+        """
+        keyed = [p for split in SPLITS for p in self._splits[split] if p.answer is not None]
+        if self._math is None:
+            return [p for p in keyed if not p.answer]
+        verdicts = self._math.verdicts([(str(p.answer), boxed(str(p.answer))) for p in keyed])
+        return [p for p, verdict in zip(keyed, verdicts, strict=True) if verdict == "bad key" or not p.answer]
+
     def final(self, problem: Problem, text: str) -> str | None:
         """The completion's final answer, as it stands there; None when there is none."""
-        return final_answer(without_end_marks(text), last_number=self._last_number)
+        text = without_end_marks(text)
+        found = final_answer(text, last_number=self._last_number)
+        unmarked = self._math is not None and not self._last_number and marked_answer(text) is None
+        return text[-MAX_ANSWER:].strip() or None if found is None and unmarked else found
+
+    @property
+    def demonstration(self) -> Callable[[Problem, Random], str]:
+        """Gives one of the completions that the file has for a problem. AttributeError where one has none."""
+        kept = self._completions
+        if not all(kept.values()):
+            raise AttributeError(f"{self.path}: not every row has a completion")
+        return lambda problem, draw: draw.choice(kept[problem.id])
 
     def environment(self) -> Callable[[], Environment] | None:
         """None: a single turn."""
@@ -137,35 +220,42 @@ class FileTask:
 
 
 def _read(
-    task: str, file: Path, prompt: str | None, answer: str | None, limit: int, needs_answer: bool
-) -> tuple[list[Problem], bool]:
-    """All rows of a file as problems, and whether all answers stand after ``####``."""
-    problems: list[Problem] = []
+    task: str, file: Path, completion: str | None, prompt: str | None, answer: str | None, limit: int, needed: bool
+) -> tuple[list[_Entry], bool]:
+    """All rows of a file, and whether all answers stand after ``####``."""
+    entries: list[_Entry] = []
     columns: _Columns | None = None
     hashed = 0
     for place, row in read_rows(file):
-        columns = columns or _Columns(*_chosen(file, place, row, prompt, answer, needs_answer), limit)
-        problems.append(_problem(task, f"{file}, {place}", row, columns))
+        columns = columns or _Columns(*_chosen(file, place, row, prompt, answer, needed), limit)
+        where = f"{file}, {place}"
+        entries.append(_Entry(_problem(task, where, row, columns), where, _completion(where, row, completion)))
         hashed += columns.answer is not None and "####" in str(row[columns.answer])
-    if not problems:
+    if not entries:
         raise DataError(f"{file}: no rows; it needs one row per problem")
-    return problems, hashed == len(problems)
+    return entries, hashed == len(entries)
 
 
-def _dealt(read: Mapping[Split, list[Problem]]) -> tuple[dict[Split, list[Problem]], tuple[str, ...]]:
-    """The three splits, each prompt in one of them only, and in words what was left out."""
+def _dealt(
+    read: Mapping[Split, list[_Entry]],
+) -> tuple[dict[Split, list[Problem]], dict[str, list[_Entry]], tuple[str, ...]]:
+    """The three splits, each prompt in one of them only; the rows of each problem; and in words what was left out."""
     splits: dict[Split, list[Problem]] = {split: [] for split in SPLITS}
+    entries: dict[str, list[_Entry]] = {}
     taken: dict[str, Split] = {}
     repeated = 0
     leaked: Counter[str] = Counter()
     for source in reversed(SPLITS):  # test first: what it has, the others go without
-        rows: dict[str, set[str | None]] = {}
-        for problem in read.get(source, []):
-            answers = rows.setdefault(problem.id, set())
+        rows: dict[str, dict[str | None, str]] = {}
+        for entry in read.get(source, []):
+            problem = entry.problem
+            answers = rows.setdefault(problem.id, {})
             if problem.answer in answers:
                 repeated += 1
+                entries.get(answers[problem.answer], []).append(entry)
                 continue
-            answers.add(problem.answer)
+            unlike = f"{problem.id}-{len(answers) + 1}" if answers else problem.id
+            answers[problem.answer] = unlike
             dealt = _bucket(problem.id) if source == "train" else source
             split = source if dealt in read else dealt
             owner = taken.get(problem.id, split) if len(answers) == 1 else taken[problem.id]
@@ -173,10 +263,10 @@ def _dealt(read: Mapping[Split, list[Problem]]) -> tuple[dict[Split, list[Proble
                 leaked[f"{split} prompts are also in {owner}: left out of {split}"] += 1
                 continue
             taken[problem.id] = split
-            unlike = f"{problem.id}-{len(answers)}" if len(answers) > 1 else problem.id
             splits[split].append(replace(problem, id=unlike))
+            entries[unlike] = [entry]
     notes = [f"{repeated} rows repeat the prompt and answer of another: kept once"] if repeated else []
-    return splits, (*notes, *(f"{count} {what}" for what, count in leaked.items()))
+    return splits, entries, (*notes, *(f"{count} {what}" for what, count in leaked.items()))
 
 
 def _bucket(ident: str) -> Split:
@@ -248,6 +338,21 @@ def _gold(place: str, name: str, value: Any) -> str:
         raise DataError(f"{place}: {name!r} is {kind}; it must be a string or a number")
     marked = marked_answer(str(value))
     return str(value).strip() if marked is None else marked
+
+
+def _completion(place: str, row: Row, named: str | None) -> str | None:
+    """The completion to learn that a row has: text, or the content of one message. It must have one if it is named."""
+    value = row.get(named or COMPLETION)
+    if isinstance(value, list) and len(value) == 1 and _is_message(value[0]):
+        value = value[0]["content"]
+    if isinstance(value, str) and value.strip():
+        return value
+    if named is None:
+        return None
+    if named not in row:
+        there = f"the columns are {', '.join(map(str, row)) or 'none'}"
+        raise DataError(f"{place}: no column {named!r}{nearest(named, set(row))}; {there}; set completion_column=")
+    raise DataError(f"{place}: {named!r} holds no completion; it must be text that is not empty, or one message")
 
 
 def _digest(place: str, prompt: str | tuple[Message, ...]) -> bytes:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from truegain.core.errors import RunError, WiringError, nearest
+from truegain.core.errors import RunError, SettingError, WiringError, nearest
 from truegain.core.types import Abstain, Problem, Rollout
 from truegain.runtime import Result, Workers
 from truegain.runtime.workers import Output
@@ -17,6 +18,8 @@ from truegain.tasks._rows import jsonable
 _ADAPTER = f"{Path(__file__).parent.parent / 'runtime' / '_batch_call.py'}:batched"
 _END_MARK = re.compile(r"(?:<\|[^<>|]{1,40}\|>|</s>|<eos>|<pad>|<end_of_turn>)\Z")
 _LONGEST_MARK = 44
+DEADLINE = 30.0
+LATE = "no answer within"
 
 
 def without_end_marks(text: str) -> str:
@@ -58,6 +61,49 @@ def columns_of(problems: Sequence[Problem], rollouts: Sequence[Rollout]) -> dict
     return columns
 
 
+@dataclass(frozen=True)
+class RewardSpec:
+    """A reward function as it is asked for: where it is, its weight in the sum, and the seconds a batch may take."""
+
+    path: str
+    weight: float = 1.0
+    deadline: float = DEADLINE
+
+
+def reward_spec(text: str) -> RewardSpec:
+    """Read ``path:fn``, ``path:fn=WEIGHT`` and ``path:fn=WEIGHT,deadline=SECONDS``.
+
+    Raises SettingError for a weight that is no finite number, a deadline that is not positive, an unknown setting.
+
+    >>> reward_spec("rewards.py:brief=0.5,deadline=120")
+    RewardSpec(path='rewards.py:brief', weight=0.5, deadline=120.0)
+    """
+    head, *settings = text.split(",")
+    path, equals, weight = head.rpartition("=")
+    path, number = (path, _number(text, "the weight after '='", weight)) if equals else (head, 1.0)
+    deadline = DEADLINE
+    for setting in settings:
+        key, _, value = setting.partition("=")
+        if key.strip() != "deadline":
+            raise SettingError(
+                f"--reward {text!r}: unknown setting {key.strip()!r}; write path:fn=WEIGHT,deadline=SECONDS"
+            )
+        deadline = _number(text, "deadline", value)
+        if deadline <= 0:
+            raise SettingError(f"--reward {text!r}: deadline must be above 0 seconds, not {value!r}")
+    return RewardSpec(path, number, deadline)
+
+
+def _number(text: str, name: str, value: str) -> float:
+    try:
+        number = float(value)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise SettingError(f"--reward {text!r}: {name} must be a finite number, not {value!r}")
+    return number
+
+
 class RewardFunction:
     """A reward function ``f(prompts, completions, **columns) -> list[float | None]``, by dotted path.
 
@@ -75,7 +121,7 @@ class RewardFunction:
     def __init__(
         self,
         path: str,
-        deadline: float = 30.0,
+        deadline: float = DEADLINE,
         memory_mb: float | None = None,
         *,
         name: str | None = None,
@@ -91,16 +137,18 @@ class RewardFunction:
     def score(self, problems: Sequence[Problem], rollouts: Sequence[Rollout]) -> list[float | Abstain]:
         """One finite number or abstention per rollout; ``problems[i]`` is the problem of ``rollouts[i]``.
 
-        When the function raises, passes its deadline or kills its worker, every row abstains with that reason. A row
-        that is None, NaN, infinite or no number abstains alone. Raises WiringError when the function requires a
-        column that the data does not have, RunError when it does not return one entry per rollout.
+        When the function raises, passes its deadline or kills its worker, every row abstains with that reason; an
+        error is told with the line of the function's own file that it came through. A row that is None, NaN, infinite
+        or no number abstains alone. Raises WiringError when the function requires a column that the data does not
+        have, RunError when it does not return one entry per rollout.
         """
         self.metrics, self.extra = {}, {}
         if not rollouts:
             return []
         answer = self._workers.call(jsonable(columns_of(problems, rollouts)))
         if not isinstance(answer, Result):
-            return [Abstain(f"{self.name}: {answer.reason}")] * len(rollouts)
+            mend = f"; {self.path},deadline=SECONDS allows more" if LATE in answer.reason else ""
+            return [Abstain(f"{self.name}: {answer.reason}{mend}")] * len(rollouts)
         given = answer.value
         if "missing" in given:
             name = given["missing"][0]

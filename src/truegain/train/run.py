@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import math
 import platform
 import random
 import time
@@ -22,8 +21,9 @@ from truegain.core.settings import settings, with_setting
 from truegain.core.types import Split, Task
 from truegain.policy.policy import Policy
 from truegain.rollout.engines import engine_for
-from truegain.tasks.functions import RewardFunction
+from truegain.tasks.functions import RewardFunction, reward_spec
 from truegain.tasks.mixture import parse
+from truegain.tasks.overlap import overlap_notes
 from truegain.train import checkpoint
 from truegain.train.folder import RunFolder, read_lines
 from truegain.train.launch import StopSignal
@@ -125,7 +125,9 @@ def _one_seed(setup: Setup, plan: Plan, stop: StopSignal) -> Iterator[dict[str, 
     notes = folder.settings(_settings(plan, seed), FREE - LENGTH if judged else FREE)
     base = policy.reference()
     tag = {"seed": seed, "arm": "trained"}
-    for text in (*(f"changed since the run began: {note}" for note in notes), *_short_of(setup.task, "dev", plan)):
+    said = [f"changed since the run began: {note}" for note in notes]
+    said += [*getattr(setup.task, "notes", ()), *overlap_notes(setup.task), *_short_of(setup.task, "dev", plan)]
+    for text in said:
         yield {"kind": "note", "step": 0, "text": text, **tag}
     if not judged:
         spent, steps = _seconds_spent(folder), plan.form.loop.steps
@@ -277,26 +279,13 @@ def _seconds_spent(folder: RunFolder) -> float:
 
 @contextmanager
 def reward_functions(texts: Sequence[str]) -> Iterator[tuple[tuple[RewardFunction, float], ...]]:
-    """Load ``path:fn`` or ``path:fn=WEIGHT`` each, in worker processes that end with the block.
+    """Load each function, ``path:fn=WEIGHT,deadline=SECONDS``, in worker processes that end with the block.
 
-    Raises SettingError for a function or a weight that cannot be read.
+    Raises SettingError for a function or a setting that cannot be read.
     """
     with ExitStack() as workers:
-        named = [_path_and_weight(text) for text in texts]
-        yield tuple((workers.enter_context(RewardFunction(path)), weight) for path, weight in named)
-
-
-def _path_and_weight(text: str) -> tuple[str, float]:
-    path, _, weight = text.rpartition("=")
-    if not path:
-        return text, 1.0
-    try:
-        number = float(weight)
-    except ValueError:
-        number = math.nan
-    if not math.isfinite(number):
-        raise SettingError(f"--reward {text!r}: the weight after '=' must be a finite number, not {weight!r}")
-    return path, number
+        named = [reward_spec(text) for text in texts]
+        yield tuple((workers.enter_context(RewardFunction(s.path, s.deadline)), s.weight) for s in named)
 
 
 def _copy_of(base: Policy) -> Policy:
