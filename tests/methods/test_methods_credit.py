@@ -103,6 +103,9 @@ def test_a_group_of_one_gets_zero_or_its_raw_reward() -> None:
     assert advantages([3.0, 1.0, 0.0], [0, 1, 1])[0] == 0.0
     raw = advantages([3.0, 1.0, 0.0], [0, 1, 1], singleton="raw")
     assert raw == pytest.approx([3.0, math.sqrt(0.5), -math.sqrt(0.5)], abs=1e-5)
+    # Only its own deviation is missing then, and taken as 1: 3 - 4/3; the group's is 0.7071 around another mean.
+    other = advantages([3.0, 1.0, 0.0], [0, 1, 1], mean="batch", singleton="raw")
+    assert other == pytest.approx([5 / 3, -1 / 3 / math.sqrt(0.5), -4 / 3 / math.sqrt(0.5)], abs=1e-5)
 
 
 def test_the_mask_decides_where_it_stands() -> None:

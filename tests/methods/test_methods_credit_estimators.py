@@ -129,6 +129,13 @@ def test_per_row_whitening_gives_the_statistics_over_rows_whatever_the_lengths(r
     assert found == pytest.approx([(v - middle) / scale for v in values], abs=1e-9)
 
 
+def test_a_row_without_tokens_is_no_row_of_the_statistics() -> None:
+    given_, mask = torch.tensor([[1.0, 1.0], [-2.0, 0.0], [4.0, 4.0]]), torch.tensor([[1, 1], [1, 0], [0, 0]]).bool()
+    for per in ("token", "row"):
+        torch.testing.assert_close(whiten(given_, mask, per=per)[:2], whiten(given_[:2], mask[:2], per=per))
+        assert not whiten(given_, mask, per=per)[2].any()
+
+
 @given(st.lists(NUMBERS, min_size=2, max_size=12), st.floats(0.1, 10))
 def test_whitened_advantages_have_mean_0_variance_1_and_no_scale(values: list[float], scale: float) -> None:
     assume(len(set(values)) > 1)

@@ -26,11 +26,12 @@ def whiten(
     ``A' = (A - mean) / sqrt(var + eps)``, statistics over every token of the mask.
 
     ``per="token"`` lets a long row count more (verl): the mean that is removed follows the lengths, and over few rows
-    it may outweigh the advantages of a group whose rewards hardly differ. With ``"row"`` every row that has tokens counts as one:
-    ``mean = 1/N sum_i mean_t A_it`` and ``var = 1/(N - ddof) sum_i mean_t (A_it - mean)^2``, which for one advantage
-    per row are the statistics over rows (TRL). ``mean="keep"`` adds the mean back, unscaled (verl's
-    ``shift_mean=False``); ``"scale"`` only divides by the deviation. ``ddof``: 1 is the unbiased variance (both
-    libraries). ``eps`` >= 0 ``_in`` the variance (verl 1e-8), or added to the deviation (TRL 1e-4).
+    it may outweigh the advantages of a group whose rewards hardly differ. With ``"row"`` every row that has tokens
+    counts as one: ``mean = 1/N sum_i mean_t A_it``, ``var = 1/(N - ddof) sum_i mean_t (A_it - mean)^2``; for one
+    advantage per row these are the statistics over rows (TRL).
+    ``mean="keep"`` adds the mean back, unscaled (verl's ``shift_mean=False``); ``"scale"`` only divides by the
+    deviation. ``ddof``: 1 is the unbiased variance (both libraries). ``eps`` >= 0 goes into the variance (verl 1e-8) or
+    is added to the deviation (TRL 1e-4).
     Fewer than two tokens (rows), where verl raises, have no variance: it is taken as 0. So it is for equal advantages:
     they become exactly 0, or stay as they are if the mean is not removed. A NaN makes the batch NaN, which the loop
     refuses before an update.

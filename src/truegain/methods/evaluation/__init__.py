@@ -7,6 +7,7 @@ from truegain.methods.evaluation._calibration import Bin, Calibration, calibrati
 from truegain.methods.evaluation._cluster_bootstrap import cluster_bootstrap
 from truegain.methods.evaluation._clustered_mean import clustered_mean
 from truegain.methods.evaluation._crossed_mean import crossed_mean
+from truegain.methods.evaluation._difference_mean import difference_mean
 from truegain.methods.evaluation._estimate import Estimate
 from truegain.methods.evaluation._interquartile_mean import interquartile_mean
 from truegain.methods.evaluation._kl_estimate import SequenceKL, kl_estimate
@@ -17,6 +18,7 @@ from truegain.methods.evaluation._pass_at_k import pass_at_k
 from truegain.methods.evaluation._pass_hat_k import pass_hat_k
 from truegain.methods.evaluation._probability_of_improvement import probability_of_improvement
 from truegain.methods.evaluation._problem_means import problem_means
+from truegain.methods.evaluation._proportion_mean import proportion_mean
 from truegain.methods.evaluation._self_consistency import self_consistency
 from truegain.methods.evaluation._sign_flip import sign_flip
 from truegain.methods.evaluation._stratified_bootstrap import stratified_bootstrap
@@ -36,6 +38,7 @@ __all__ = [
     "cluster_bootstrap",
     "clustered_mean",
     "crossed_mean",
+    "difference_mean",
     "equal_mass_bins",
     "interquartile_mean",
     "kl_estimate",
@@ -46,6 +49,7 @@ __all__ = [
     "pass_hat_k",
     "probability_of_improvement",
     "problem_means",
+    "proportion_mean",
     "self_consistency",
     "sign_flip",
     "stratified_bootstrap",

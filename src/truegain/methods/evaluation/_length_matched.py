@@ -30,13 +30,18 @@ class Stratum:
 class LengthMatched:
     """Accuracies reweighted to one length distribution, and their difference b - a.
 
-    ``covered`` is the share of the pooled distribution that lies in strata where both arms have samples.
+    ``covered`` is the share of the pooled distribution that lies in strata where both arms have samples. ``wrong``
+    counts the wrong answers of both arms, once per problem and stratum; ``matched`` those of them that can be set, one
+    to one, against a problem that the other arm answered in the same stratum. Where few can, length tells right from
+    wrong, and a difference of 0 at equal length says nothing.
     """
 
     accuracy_a: float
     accuracy_b: float
     difference: Estimate
     covered: float
+    wrong: int
+    matched: int
     strata: tuple[Stratum, ...]
 
 
@@ -107,6 +112,7 @@ def length_matched(
         np.bincount(cell, weights=w, minlength=2 * q * b).reshape(2, q, b)
         for w in (np.ones_like(tokens), np.concatenate([correct_a, correct_b]))
     )
+    wrong, answered = (n > right).sum(axis=1), (n > 0).sum(axis=1)
     count, hits = n.sum(axis=1), right.sum(axis=1)
     accuracy, weight, covered = _matched(count[:, None], hits[:, None])
     draws = resample_counts(q, reps=reps, seed=seed)
@@ -125,4 +131,7 @@ def length_matched(
         )
         for i in range(b)
     )
-    return LengthMatched(float(accuracy[0, 0]), float(accuracy[1, 0]), estimate, float(covered[0]), rows)
+    found = (float(accuracy[0, 0]), float(accuracy[1, 0]), estimate, float(covered[0]))
+    return LengthMatched(
+        *found, wrong=int(wrong.sum()), matched=int(np.minimum(wrong, answered[::-1]).sum()), strata=rows
+    )
