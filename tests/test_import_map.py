@@ -37,7 +37,7 @@ ALLOWED: dict[str, set[str]] = {
 METHODS_EXTERNAL = {"torch", "numpy", "jaxtyping"}
 
 # Imported inside functions of one file only: the extras, and the clients that a user brings along.
-OPTIONAL = {"datasets", "pyarrow", "reasoning_gym", "math_verify"}
+OPTIONAL = {"datasets", "gguf", "math_verify", "peft", "pyarrow", "reasoning_gym"}
 BROUGHT_ALONG = {"vllm", "ray", "trl", "verl", "verifiers", "wandb", "tensorboard", "trackio"}
 
 
