@@ -169,12 +169,74 @@ def test_doctor_looks_at_everything_and_fails_when_something_is_broken(
 def test_doctor_says_how_to_add_a_missing_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     found = {one.name: one for one in doctor._extras()}
-    assert found["extra math"].state == "note"
-    assert found["extra math"].mend == "pip install 'truegain[math]'"
+    assert {one.state for one in found.values()} == {"note"}
+    assert {name.removeprefix("extra "): one.mend for name, one in found.items()} == {
+        "data": "pip install 'truegain[data]'",
+        "gym": "pip install 'truegain[gym]'",
+        "math": "pip install 'truegain[math]'",
+        "lora": "pip install peft",
+        "tensorboard": "pip install tensorboard",
+        "wandb": "pip install wandb",
+        "trackio": "pip install trackio",
+    }
+
+
+def test_doctor_holds_what_is_installed_against_what_truegain_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    import importlib.metadata as metadata
+
+    needs = ["torch>=99", "numpy>=1", "absent-package>=2.5", "pytest>=99; extra == 'dev'"]
+    monkeypatch.setattr(metadata, "requires", lambda name: needs)
+    found = {one.name: one for one in doctor._packages()}
+    assert (found["torch"].state, found["torch"].mend) == ("broken", "pip install 'torch>=99'")
+    assert "but truegain needs >=99" in found["torch"].value
+    assert found["numpy"].state == "ok"
+    assert (found["absent-package"].state, found["absent-package"].mend) == (
+        "broken",
+        "pip install 'absent-package>=2.5'",
+    )
+    assert "pytest" not in found  # an extra of developers
+
+
+def test_doctor_names_each_gpu_with_its_memory_and_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
+    from types import SimpleNamespace
+
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    about = [SimpleNamespace(name="New", major=9), SimpleNamespace(name="Old", major=7)]
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda number: about[number])
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda number: (60 * 2**30, 80 * 2**30))
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    assert [(one.name, one.value) for one in doctor._gpu()] == [
+        ("gpu cuda:0", "New, 60.0 of 80.0 GiB free, bf16, CUDA 13.0"),
+        ("gpu cuda:1", "Old, 60.0 of 80.0 GiB free, no bf16, CUDA 13.0"),
+    ]
+
+
+def test_a_gpu_that_torch_cannot_use_is_worth_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr("shutil.which", lambda name: "/usr/bin/nvidia-smi")
+    (found,) = doctor._gpu()
+    assert found.state == "note"
+    assert "CUDA build" in found.mend
+
+
+def test_the_disk_looked_at_is_that_of_the_run_folders(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert next(iter(doctor._disk())).value.endswith(f"free for {tmp_path / 'runs'}")
+    (tmp_path / "runs").mkdir()
+    asked: list[Path] = []
+    usage = __import__("shutil").disk_usage
+    monkeypatch.setattr("shutil.disk_usage", lambda place: (asked.append(place), usage(place))[1])
+    assert next(iter(doctor._disk())).value.endswith(f"free for {tmp_path / 'runs'}")
+    assert asked == [tmp_path / "runs"]
 
 
 def test_a_look_that_fails_is_a_finding_not_a_crash(monkeypatch: pytest.MonkeyPatch) -> None:
-    def no_disk(path: str) -> None:
+    def no_disk(path: object) -> None:
         raise OSError("gone")
 
     monkeypatch.setattr("shutil.disk_usage", no_disk)

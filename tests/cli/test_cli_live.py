@@ -101,8 +101,27 @@ def test_time_counts_where_time_ends_the_arm_earlier_sittings_included() -> None
 def test_judging_and_finished_arms_are_named() -> None:
     judge = {"kind": "judge", "arm": "base", "seed": 3, "text": "base: dev at temperature 0.3"}
     panel = drawn(seen([*EVENTS, judge]))
-    assert "judging base: dev at temperature 0.3" in panel
+    assert "judging base: dev at temperature 0.3 done" in panel
     assert "done: trained 10 steps" in panel
+
+
+def test_the_last_training_panel_stays_in_sight_while_its_model_is_judged_with_rate_and_time_left() -> None:
+    clock = Clock()
+    view = View("grpo on sort", (3,), sizes={"dev": 10, "test": 20, "samples": 4}, clock=clock)
+    for event in EVENTS:
+        view.take(event)
+    for second, heat in ((104.0, "0"), (110.0, "0.3")):
+        clock.now = second
+        view.take({"kind": "judge", "arm": "base", "seed": 3, "text": f"base: dev at temperature {heat}"})
+    panel = drawn(view)
+    # 30 of 170 completions in 10 s: 3 a second, 140 to go.
+    assert "3.0 completions per second" in panel
+    assert "18 %  10 s used, 46 s left" in panel
+    assert "trained after 10 steps" in panel
+    assert re.search(r"reward +0\.600 +▁█ +last 2 steps", panel)
+    assert re.search(r"gold on dev +50\.0 % +▁█ +95 %: 40 to 60", panel)
+    view.take({"kind": "arm", "arm": "control:random-reward", "seed": 3, "steps": 9})
+    assert "trained after" not in drawn(view)
 
 
 def test_what_a_run_brings_can_neither_style_nor_move_the_terminal() -> None:

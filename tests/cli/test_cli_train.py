@@ -17,7 +17,7 @@ from truegain.cli.__main__ import main
 from truegain.cli.train import AS_MANY_AS_FIT
 
 SMALL = shlex.split(
-    "train grpo --task sort,level=2 --model table --steps 2 --dev-problems 4 --test-problems 10 --samples 1"
+    "train grpo --task sort,level=2 --model table --steps 2 --dev-problems 4 --test-problems 10 --eval-samples 1"
     " --set prompts=2 --set samples=2 --set eval_problems=2"
 )
 
@@ -44,7 +44,7 @@ def lines_of(out: str) -> list[dict[str, Any]]:
 
 def test_options_make_the_plan_and_flags_win_over_the_file(planned: list[Any], tmp_path: Path) -> None:
     config = tmp_path / "run.toml"
-    config.write_text('recipe = "grpo"\ntask = "add"\nseeds = 2\nsamples = 3\n[set]\nlr = 0.5\nclip = 0.3\n')
+    config.write_text('recipe = "grpo"\ntask = "add"\nseeds = 2\neval-samples = 3\n[set]\nlr = 0.5\nclip = 0.3\n')
     assert main(["train", "--config", str(config), "--task", "sort", "--seed", "4", "--set", "lr=0.25"]) == 0
     plan = planned[0]
     assert (plan.recipe, plan.task, plan.model, plan.seeds) == ("grpo", "sort", "tiny", (4, 5))

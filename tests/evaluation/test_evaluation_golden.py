@@ -296,3 +296,56 @@ def test_best_temperature_weighs_problems_equally_leaves_abstentions_out_and_pre
     assert ev.best_temperature(t, np.array([np.nan, np.nan, 0, 0, 0.0]), problem) == 0.6
     with pytest.raises(DataError, match="abstentions"):
         ev.best_temperature(t, np.full(5, np.nan), problem)
+
+
+def test_wilsons_interval_of_problems_that_are_all_right_or_all_wrong():
+    # No variance seen: n is the number of problems, P = 8, t_7(0.975) = 2.364624: P / (P + t^2) = 8 / 13.591447.
+    e = ev.proportion_mean(np.ones((1, 8)))
+    assert (e.value, e.high) == (1.0, 1.0) and e.low == pytest.approx(0.588606, abs=1e-6)
+    none = ev.proportion_mean(np.zeros((1, 8)))
+    assert (none.value, none.low) == (0.0, 0.0) and none.high == pytest.approx(1 - e.low)
+
+
+def test_wilsons_interval_golden_with_the_effective_sample_size():
+    # Means 1, 0, 1, 1, .5, 1, .5, 1: p = .75, sd^2 = (5 x .0625 + .5625 + 2 x .0625) / 7 = 1/7, se^2 = 1/56,
+    # n = .1875 x 56 = 10.5, t = 2.364624. t^2 = 5.591447: centre .75 + .266259 = 1.016259, scale 1.532519,
+    # half 2.364624 sqrt(.017857 + .012679) = .413206.
+    e = ev.proportion_mean(np.array([[1.0, 0, 1, 1, 0.5, 1, 0.5, 1]]))
+    assert (e.value, e.se) == (0.75, pytest.approx(1 / math.sqrt(56)))
+    assert (e.low, e.high) == (pytest.approx(0.393504, abs=1e-5), pytest.approx(0.932755, abs=1e-5))
+
+
+@settings(max_examples=100, deadline=None)
+@given(hnp.arrays(np.float64, st.tuples(st.integers(1, 4), st.integers(2, 9)), elements=st.sampled_from([0, 0.5, 1])))
+def test_intervals_of_proportions_and_differences_stay_in_bounds_and_never_shrink_to_a_point(x):
+    e, d = ev.proportion_mean(x), ev.difference_mean(2 * x - 1)
+    assert 0.0 <= e.low <= e.value <= e.high <= 1.0 and e.high > e.low
+    assert -1.0 <= d.low <= d.value <= d.high <= 1.0 and d.high > d.low
+    flipped = ev.proportion_mean(1 - x)
+    assert (flipped.low, flipped.high) == (pytest.approx(1 - e.high), pytest.approx(1 - e.low))
+
+
+def test_a_score_that_is_no_proportion_is_refused():
+    with pytest.raises(DataError, match="outside"):
+        ev.proportion_mean(np.array([[0.5, 1.5]]))
+    assert math.isnan(ev.proportion_mean(np.array([[0.5]])).low)
+    assert ev.proportion_mean(np.array([[1.0, np.nan, 1.0]])).dropped == 1
+
+
+def test_differences_without_variance_get_two_pairs_more():
+    # d = 1, P = 8: m = .8, v = 9/10 - .64 = .26, se = sqrt(.026) = .161245, t = 2.364624: .8 - .381285.
+    e = ev.difference_mean(np.ones((1, 8)))
+    assert (e.value, e.high) == (1.0, 1.0) and e.low == pytest.approx(0.418715, abs=1e-5)
+    zero = ev.difference_mean(np.zeros((2, 8)))  # v = .1, se = .1
+    assert (zero.value, zero.high, zero.low) == (0.0, pytest.approx(0.236462, abs=1e-6), pytest.approx(-zero.high))
+    varied = np.array([[0.1, 0.3, -0.2, 0.4]])
+    assert ev.difference_mean(varied) == ev.crossed_mean(varied)
+
+
+def test_matched_are_the_wrong_answers_that_the_other_arm_sets_as_many_problems_of_that_length_against():
+    # a is wrong on 0 and 1 at length 9 and on 2 at 5, right on 0 at 5; b is right on 0 and 1 at 5 and on 2 at 9.
+    # At 9 two wrong answers meet one problem of b: 1; at 5 one meets two: 1.
+    a = (np.array([9.0, 9, 5, 5]), np.array([0.0, 0, 0, 1]), np.array([0, 1, 2, 0]))
+    b = (np.array([5.0, 5, 9]), np.array([1.0, 1, 1]), np.array([0, 1, 2]))
+    got = ev.length_matched(*a, *b, strata=9)
+    assert (got.wrong, got.matched) == (3, 2)

@@ -75,9 +75,10 @@ def test_log_probs_and_entropy_equal_those_of_the_full_logits(kind, temperature)
 
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2", "scaled"])
-@pytest.mark.parametrize("chunk", [4 * 108, 3 * 4 * 108, 2**28])
-def test_gradients_equal_those_of_the_full_logits_for_any_chunk(kind, chunk, monkeypatch):
+@pytest.mark.parametrize(("chunk", "keep"), [(1, 0), (4 * 108, 2 * 4 * 108), (2**28, 0), (2**28, 2**28)])
+def test_gradients_equal_those_of_the_full_logits_for_any_chunk(kind, chunk, keep, monkeypatch):
     monkeypatch.setattr(logprobs, "CHUNK_BYTES", chunk)
+    monkeypatch.setattr(logprobs, "KEEP_BYTES", keep)
     policy = small(kind)
     weight = torch.tensor([[0.3, -1.0, 0.5, 2.0], [1.0, -0.7, 9.0, 9.0], [9.0] * 4])
     logp, entropy = token_logp(policy, PROMPTS, TOKENS, LENGTHS, temperature=0.8, entropy=True)
@@ -171,6 +172,38 @@ def test_a_head_is_the_same_after_saving_and_a_damaged_one_is_refused(tmp_path):
         ScalarHead.load(tmp_path / "critic.safetensors")
 
 
-def test_a_policy_without_hidden_states_has_no_head():
-    with pytest.raises(DataError, match="hidden states"):
-        token_values(Policy.load("table"), ScalarHead(4), PROMPTS, TOKENS, LENGTHS)
+def test_a_head_on_the_table_policy_gives_each_context_a_number_of_its_own():
+    policy = Policy.load("table")
+    head = ScalarHead(108)
+    with torch.no_grad():
+        head.linear.weight.copy_(torch.arange(108.0)[None])
+    # The context before a token is the token before it: the last of the prompt, then the completion's own.
+    found = token_values(policy, head, PROMPTS, TOKENS, LENGTHS, grad=False)
+    for row, (prompt, tokens, length) in enumerate(zip(PROMPTS, TOKENS.tolist(), LENGTHS.tolist(), strict=True)):
+        before = [prompt[-1], *tokens][:length]
+        assert found[row, :length].tolist() == before and not found[row, length:].any()
+
+
+@pytest.mark.parametrize("chunk", [1, 2**28])
+def test_entropy_and_log_probs_hold_for_logits_far_from_zero(chunk, monkeypatch):
+    monkeypatch.setattr(logprobs, "CHUNK_BYTES", chunk)
+    torch.manual_seed(0)
+    hidden, weight = torch.eye(3), 30 * torch.randn(9, 3) - 1000
+    targets = torch.tensor([8, 0, 4])
+    logp, entropy = logprobs.logp_from_hidden(hidden, weight, None, targets, 1.0, True)
+    scores = (hidden.double() @ weight.double().T).log_softmax(-1)
+    assert torch.allclose(logp.double(), scores.gather(1, targets[:, None])[:, 0], atol=1e-4)  # of numbers near 1000
+    assert torch.allclose(entropy.double(), -(scores.exp() * scores).sum(-1), atol=1e-5)
+
+
+def test_a_gradient_of_the_entropy_alone_and_a_second_backward_pass_are_right():
+    torch.manual_seed(0)
+    hidden, weight = torch.randn(5, 3).requires_grad_(), torch.randn(7, 3).requires_grad_()
+    targets = torch.tensor([0, 6, 2, 2, 5])
+    _, entropy = logprobs.logp_from_hidden(hidden, weight, None, targets, 1.0, True)
+    scores = (hidden @ weight.T).log_softmax(-1)
+    expected = torch.autograd.grad(-(scores.exp() * scores).sum(), [hidden, weight])
+    for _ in range(2):
+        found = torch.autograd.grad(entropy.sum(), [hidden, weight], retain_graph=True)
+        for a, b in zip(found, expected, strict=True):
+            assert torch.allclose(a, b, atol=1e-6)

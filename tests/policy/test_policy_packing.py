@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -34,28 +37,55 @@ def rows(prompts: int = 3, samples: int = 4) -> tuple[list[tuple[int, ...]], tor
     return given, torch.randint(5, 90, (len(given), 7), generator=draw), lengths
 
 
-def test_packed_rows_have_the_log_probs_entropies_and_gradients_of_separate_rows(monkeypatch: pytest.MonkeyPatch):
-    policy = small_policy()
+def both(policy: Policy, prompts: list[tuple[int, ...]], tokens: torch.Tensor, lengths: torch.Tensor):
+    policy.model.zero_grad()
+    logp, entropy = logprobs.token_logp(policy, prompts, tokens, lengths, temperature=0.7, entropy=True)
+    assert entropy is not None
+    (logp.sum() + 0.3 * entropy.sum()).backward()
+    return [logp.detach(), entropy.detach(), *(p.grad.clone() for p in policy.model.parameters())]
+
+
+def ragged() -> tuple[list[tuple[int, ...]], torch.Tensor, torch.Tensor]:
+    """Prompts and completions of many lengths, groups not side by side."""
     prompts, tokens, lengths = rows()
     order = torch.randperm(len(prompts), generator=torch.Generator().manual_seed(2)).tolist()
-    prompts, tokens, lengths = [prompts[i] for i in order], tokens[order], lengths[order]
+    return [prompts[i] for i in order], tokens[order], lengths[order]
 
-    def both() -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-        policy.model.zero_grad()
-        logp, entropy = logprobs.token_logp(policy, prompts, tokens, lengths, temperature=0.7, entropy=True)
-        assert entropy is not None
-        (logp.sum() + 0.3 * entropy.sum()).backward()
-        return [logp.detach(), entropy.detach()], [p.grad.clone() for p in policy.model.parameters()]
 
-    assert packing.pack(prompts, tokens, lengths.tolist(), 10**6, 64) is not None
-    packed = both()
+def even() -> tuple[list[tuple[int, ...]], torch.Tensor, torch.Tensor]:
+    """All prompts equally long, and all completions."""
+    prompts, tokens, lengths = rows()
+    return [prompt[:20] for prompt in prompts], tokens, torch.full_like(lengths, 7)
+
+
+@pytest.mark.parametrize("batch", [ragged, even])
+def test_packed_rows_have_the_log_probs_entropies_and_gradients_of_separate_rows(
+    batch: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
+):
+    policy = small_policy()
+    prompts, tokens, lengths = batch()
+    found = packing.pack(prompts, tokens, lengths, 10**6, 64)
+    assert found is not None and (found.cell is None) == (batch is even) and (len(found.mask) == 1) == (batch is even)
+    packed = both(policy, prompts, tokens, lengths)
     monkeypatch.setattr(packing, "pack", lambda *_: None)
-    apart = both()
-    for a, b in zip(packed[0] + packed[1], apart[0] + apart[1], strict=True):
+    for a, b in zip(packed, both(policy, prompts, tokens, lengths), strict=True):
         torch.testing.assert_close(a, b, atol=2e-5, rtol=1e-4)
 
 
-def test_packing_is_refused_when_completions_are_long_beside_the_prompt():
-    assert packing.samples_to_pack(prompt=21, completion=18, group=8, params=870_000, width=512) == 8
-    assert packing.samples_to_pack(prompt=4, completion=400, group=8, params=870_000, width=512) == 1
-    assert packing.samples_to_pack(prompt=100, completion=10, group=1, params=870_000, width=512) == 1
+def test_what_stands_in_the_padding_of_tokens_is_inert_when_packed():
+    policy = small_policy()
+    prompts, tokens, lengths = ragged()
+    other = tokens.masked_fill(torch.arange(7) >= lengths[:, None], 33)
+    for a, b in zip(both(policy, prompts, tokens, lengths), both(policy, prompts, other, lengths), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_packing_pays_where_prompts_are_shared_or_lengths_differ_and_not_for_long_even_rows():
+    def pays(prompt: int, lengths: list[int], group: int) -> bool:
+        unique = [prompt] * (len(lengths) // group)
+        return packing.pays(unique, [prompt] * len(lengths), lengths, params=870_000, width=512)
+
+    assert pays(21, [18] * 16, group=8)
+    assert pays(21, [18, 90] * 8, group=1)
+    assert not pays(21, [18] * 16, group=1)
+    assert not pays(4, [400] * 16, group=8)

@@ -98,6 +98,7 @@ def records(
     seed: int = 0,
     problem_seed: int = 0,
     text: Callable[[str, bool], str] | None = None,
+    reward: Callable[[str, bool], float] | None = None,
 ) -> list[dict[str, Any]]:
     """Independent Bernoulli draws at ``rates``; the test temperature is the best on these dev draws, as a loop does."""
     rng = np.random.default_rng([11, seed])
@@ -123,7 +124,8 @@ def records(
                                 "arm": arm, "split": split, "temperature": t, "problem": f"{split}-{p:04d}",
                                 "prompt": "sort: " + " ".join(map(str, digits[p])) + " =",
                                 "answer": " ".join(map(str, sorted(digits[p]))), "sample": i, "gold": float(hit),
-                                "proxy": float(hit), "tokens": tokens, "logp": -3.2, "stop": "eos",
+                                "proxy": reward(arm, hit) if reward else float(hit), "tokens": tokens,
+                                "logp": -3.2, "stop": "eos",
                                 "text": body, "final": final,
                             }
                         )  # fmt: skip
@@ -151,5 +153,7 @@ def write_run(folder: Path, *, rates: Rates = better, seed: int = 0, honest: boo
     changes = options.pop("settings", {})
     (folder / "settings.json").write_text(json.dumps(settings(seed, proxy_is_gold=honest, **changes)), encoding="utf-8")
     write_lines(folder / "log.jsonl", log_lines(seed, honest=honest))
+    if not honest:  # a reward in units of its own, which training learned to please
+        options.setdefault("reward", lambda arm, hit: 30.0 + 4.0 * hit + 6.0 * (arm == "trained"))
     write_lines(folder / "evals" / "records.jsonl", records(rates, seed=seed, **options))
     return folder

@@ -13,6 +13,7 @@ import report_runs as make
 from truegain.core.errors import DataError
 from truegain.methods import evaluation as ev
 from truegain.report.build import build
+from truegain.report.graphs import difference_rows, length_chart
 from truegain.report.tables import interval
 from truegain.report.verdict import LOSS, NONE, REAL, SHARPER, decide, sentence
 
@@ -202,6 +203,49 @@ def test_a_reward_that_is_the_exact_checker_is_said_to_leave_no_gap(tmp_path):
     data = build(make.write_run(tmp_path / "other", problems=20, honest=False))
     assert not any("no gap" in r for r in data["remarks"])
     assert any("please the reward" in r for r in data["remarks"])
+
+
+def test_the_rises_of_reward_and_truth_are_compared_in_standard_deviations_whatever_the_rewards_unit(tmp_path):
+    def gap(name: str, reward: Any) -> list[str]:
+        data = build(make.write_run(tmp_path / name, problems=150, honest=False, reward=reward))
+        return [r for r in data["remarks"] if "standard deviations" in r]
+
+    # A reward that is the truth in other units rises by exactly as many deviations as the truth does.
+    assert gap("scaled", lambda arm, hit: 1000.0 * hit - 7) == []
+    small = gap("small", lambda arm, hit: 1e-3 * (hit + 4.0 * (arm == "trained")))
+    large = gap("large", lambda arm, hit: 1e3 * (hit + 4.0 * (arm == "trained")))
+    assert len(small) == len(large) == 1
+    assert small[0].split(", which is ")[1] == large[0].split(", which is ")[1]
+    # What does not vary in the base has no unit to be compared in.
+    assert gap("flat", lambda arm, hit: float(arm == "trained")) == []
+
+
+def test_where_wrong_answers_have_lengths_of_their_own_nothing_is_said_at_equal_length(tmp_path):
+    folder = make.write_run(tmp_path / "run", problems=150, samples=4)
+    file = folder / "evals" / "records.jsonl"
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    shown = build(folder)["length_matched"]
+    assert shown["matched"] > 20 and shown["difference"]["low"] < shown["difference"]["high"]
+    make.write_lines(file, [{**r, "tokens": 23 if r["gold"] else 40 if r["arm"] == "base" else 11} for r in lines])
+    data = build(folder)
+    assert data["length_matched"]["matched"] == 0 < data["length_matched"]["wrong"]
+    assert data["length_matched"]["difference"] is None
+    assert not any("length" in remark for remark in data["remarks"])
+    assert "At equal length" not in [row.name for row in difference_rows(data)]
+    assert "too few for a difference" in length_chart(data)
+
+
+def test_accuracies_keep_an_interval_inside_0_and_1_when_everything_is_right_or_wrong(tmp_path):
+    def certain(arm: str, t: float, d: np.ndarray) -> np.ndarray:
+        return np.full(d.shape, float(arm == "trained"))
+
+    data = build(make.write_run(tmp_path / "run", rates=certain, problems=60))
+    base, trained = data["arms"]["base"]["best"], data["arms"]["trained"]["best"]
+    assert base["low"] == 0.0 < base["high"] < 0.1
+    assert 0.9 < trained["low"] < trained["high"] == 1.0
+    assert trained["low99"] < trained["low"]
+    assert 0.9 < data["gain"]["low"] < data["gain"]["high"] == 1.0 and data["verdict"] == REAL
+    assert data["pass_at_k"]["arms"]["trained"]["low"][-1] > 0.9
 
 
 def test_a_folder_without_a_run_is_refused_in_one_line(tmp_path):

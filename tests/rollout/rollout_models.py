@@ -66,6 +66,11 @@ class FakePolicy:
     eos_ids: frozenset[int] = frozenset()
     tokenizer: Any = None
 
+    def load_weights(self, weights: Any) -> None:
+        from truegain.policy.policy import Policy
+
+        Policy(self.model, self.tokenizer, "fake").load_weights(weights)
+
     def decode(self, ids: Any) -> str:
         return "".join(LETTERS[i] for i in ids)
 

@@ -97,8 +97,12 @@ def test_an_explicit_causal_mask_with_positions_is_the_default() -> None:
         torch.testing.assert_close(out, plain, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("cpu", [True, False])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_bfloat16_is_as_close_to_float32_as_transformers_is(family: str) -> None:
+def test_bfloat16_is_as_close_to_float32_as_transformers_is(
+    family: str, cpu: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(decoder, "_cpu_has_bfloat16", lambda: cpu)
     model = model_of(family)
     ids = torch.randint(0, V, (3, 17))
     with torch.no_grad():
@@ -106,5 +110,21 @@ def test_bfloat16_is_as_close_to_float32_as_transformers_is(family: str) -> None
         half = model.to(torch.bfloat16)
         theirs = (half(ids).logits.float() - exact).abs().mean()
         mine = decoder.head(half, decoder.hidden_states(half, ids))
-    assert mine.dtype == torch.bfloat16
+    assert mine.dtype == (torch.bfloat16 if cpu else torch.float32)
     assert (mine.float() - exact).abs().mean() < 1.5 * theirs
+
+
+def test_bfloat16_weights_get_bfloat16_gradients_where_the_cpu_computes_in_float32(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(decoder, "_cpu_has_bfloat16", lambda: False)
+    model = model_of("qwen2", tied=True).to(torch.bfloat16)
+    ids = torch.randint(0, V, (2, 9))
+    decoder.head(model, decoder.hidden_states(model, ids)).log_softmax(-1)[..., 0].sum().backward()
+    mine = {name: p.grad.clone() for name, p in model.named_parameters()}
+    wide = model.float()
+    wide.zero_grad()
+    decoder.head(wide, decoder.hidden_states(wide, ids)).log_softmax(-1)[..., 0].sum().backward()
+    for name, parameter in wide.named_parameters():
+        assert mine[name].dtype == torch.bfloat16
+        torch.testing.assert_close(mine[name].float(), parameter.grad, atol=1e-2, rtol=1e-2, msg=name)

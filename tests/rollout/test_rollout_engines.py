@@ -254,7 +254,7 @@ def test_load_copies_weights_and_takes_the_models_own_as_they_are(kind: str) -> 
     after = e.generate(REQUESTS, SAMPLING)
     assert [s.ids for s in after] != [s.ids for s in before]
     assert torch.equal(next(e.policy.model.parameters()), next(model.parameters()))
-    with pytest.raises(DataError, match="another model"):
+    with pytest.raises(DataError, match="these weights are not of"):
         e.load({"no.such.weight": torch.zeros(1)})
 
 

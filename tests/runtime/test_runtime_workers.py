@@ -480,3 +480,9 @@ def test_after_an_interrupted_map_the_next_one_gets_its_own_answers(target: str)
             workers.map([["sleep", 20]])
         timer.join()
         assert workers.map([["echo", 1], ["echo", 2]]) == [Result(1), Result(2)]
+
+
+def test_a_worker_has_the_variables_that_it_is_given_beside_those_it_inherits() -> None:
+    with Workers("os:getenv", count=1, environment={"TRUEGAIN_TEST": "here"}) as workers:
+        found = workers.map(["TRUEGAIN_TEST", "PATH"])
+    assert found == [Result("here"), Result(os.environ["PATH"])]

@@ -616,7 +616,7 @@ def test_a_mixture_with_a_tool_serves_each_problem_its_own_world() -> None:
     state = json.loads(json.dumps(world.snapshot()))
     fork = factory()
     fork.restore(state)
-    assert fork.snapshot() == state and state["state"]["calls"] == 2
+    assert fork.snapshot() == state and len(state["state"]["calls"]) == 2
     world.reset(**seen[1].meta)
     assert mixture.respond(world, "<tool>12*7</tool>") is None
     assert world.snapshot() == {"member": 1, "state": None}

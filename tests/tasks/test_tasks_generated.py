@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import pickle
 import random
 import re
@@ -8,6 +9,8 @@ import sys
 from collections import Counter
 from fractions import Fraction
 from itertools import pairwise, permutations, product
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -29,17 +32,22 @@ from truegain.tasks.arithmetic import parse, value
 from truegain.tasks.calculator import Calculator
 from truegain.tasks.countdown import solve
 from truegain.tasks.generated import RECHECK, answer_of, split_of
+from truegain.train import tiny
 
 NAMES = sorted(TASKS)
 SOLVED = {"sort": ("5 3 8 1", "1 3 5 8"), "countdown": ("3 5 2 = 17", "3*5+2"), "add": ("47 85", "132")}
 SOLVED |= {"chain": ("a=3 b=a+4 c=b*2", "4"), "calculator": ("12*7+5", "89")}
+SOLVED |= {"program": ("3*x+4", "4+x+x+x"), "search": ("6@7 boss of friend of ken", "meg")}
+WITH_TOOL = ("calculator", "search")
+# The embedded model was fitted on these; the others' default levels promise nothing.
+FITTED = [name for name in NAMES if name not in ("program", "search")]
 
 
 def rolled(problem: Problem, text: str) -> Rollout:
     return Rollout(problem, (), (), (), text, "stop", ())
 
 
-def score(task: Generated, problem: Problem, text: str) -> dict[str, float]:
+def score(task: Generated, problem: Problem, text: str) -> dict[str, Any]:
     facts = task.score(problem, rolled(problem, text))
     assert not isinstance(facts, Abstain)
     return dict(facts)
@@ -231,7 +239,7 @@ def test_a_right_answer_by_hand_scores_one_and_a_wrong_or_missing_one_zero(name:
         "3*5",
         right + "1",
         right + "?",
-        right.translate({ord("3"): "4", ord("9"): "8", ord("4"): "5"}),
+        right.translate({ord("3"): "4", ord("9"): "8", ord("4"): "5", ord("m"): "n"}),
     ):
         assert score(task, problem, f"<answer>{wrong}</answer>")["correct"] == 0.0, wrong
     assert score(task, problem, right)["answered"] == 0.0
@@ -270,6 +278,8 @@ def test_other_digits_than_ascii_are_wrong(name: str) -> None:
     task, problem, right = solved(name)
     for zero in ("\u0660", "\uff10", "\U0001d7ce"):  # Arabic-Indic, full-width, mathematical bold
         strange = right.translate({ord("0") + d: chr(ord(zero) + d) for d in range(10)})
+        assert strange != right or name == "search"  # whose answers are names
+        strange = strange if strange != right else right + zero
         assert score(task, problem, f"<answer>{strange}</answer>")["correct"] == 0.0
     assert score(task, problem, f"<answer>{right}\u00b2</answer>")["correct"] == 0.0
 
@@ -388,17 +398,20 @@ def test_the_calculator_world_snapshots_and_restores() -> None:
     assert world.reset(prompt="calc 1+1") is None
     assert world.calculate("12*7") == "84" and world.calculate("-3*(2-4)") == "6" and world.calculate("7/2") == "7/2"
     before = world.snapshot()
-    assert before == {"calls": 3, "errors": 0}
+    assert [call["result"] for call in before["calls"]] == ["84", "6", "7/2"]
+    assert before["calls"][0] == {"name": "calculate", "parameters": {"expression": "12*7"}, "result": "84"}
+    assert json.loads(json.dumps(before)) == before
     assert world.calculate("1/0") == "error division by zero"
     assert world.calculate("<answer>") == "error not arithmetic"
-    assert world.snapshot() == {"calls": 5, "errors": 2}
+    assert [call["result"] for call in world.calls[3:]] == ["error division by zero", "error not arithmetic"]
+    assert len(before["calls"]) == 3  # a copy
     world.restore(before)
     assert world.snapshot() == before
     other = make_world()
     other.restore(before)
-    assert other.calculate("1+1") == "2" and other.snapshot() == {"calls": 4, "errors": 0}
+    assert other.calculate("1+1") == "2" and len(other.calls) == 4 and len(world.calls) == 3
     world.reset()
-    assert world.snapshot() == {"calls": 0, "errors": 0}
+    assert world.snapshot() == {"calls": []}
 
 
 @pytest.mark.parametrize(
@@ -409,11 +422,11 @@ def test_the_calculator_answers_hostile_expressions_with_a_short_plain_text(text
     assert len(said) < 180 and set(said) <= set(CHARSET) - set("<>")
 
 
-def test_only_the_calculator_has_a_world_and_stops_at_a_call() -> None:
+def test_only_a_task_with_a_tool_has_a_world_and_stops_at_a_call() -> None:
     for name in NAMES:
         task = make_one(name)
-        assert (task.environment() is not None) == (name == "calculator")
-        assert task.stop == (("</answer>", "</tool>") if name == "calculator" else ("</answer>",))
+        assert (task.environment() is not None) == (name in WITH_TOOL)
+        assert task.stop == (("</answer>", "</tool>") if name in WITH_TOOL else ("</answer>",))
 
 
 def test_respond_runs_the_trailing_call_and_nothing_else() -> None:
@@ -427,7 +440,7 @@ def test_respond_runs_the_trailing_call_and_nothing_else() -> None:
     assert task.respond(world, "1+1</tool>") is None
     assert task.respond(world, "<tool>1+1</tool>2+2</tool>") is None
     assert task.respond(world, "<answer>2</answer>") is None
-    assert world.snapshot() == {"calls": 2, "errors": 1}
+    assert [call["result"] for call in world.calls] == ["84", "error unbalanced"]
     assert tool_call("<tool>9<tool>1+1</tool>") == "1+1"
 
 
@@ -437,7 +450,12 @@ def test_the_score_counts_calls_errors_and_their_cost_beside_the_exact_outcome()
         "<think><tool>12*7</tool><result>84</result>\n<tool>84+</tool><result>error not arithmetic</result>\n</think>"
     )
     facts = score(task, problem, text + "<answer>89</answer>")
+    calls, final = facts.pop("calls"), facts.pop("final")
     assert facts == {"correct": 1.0, "answered": 1.0, "tool_calls": 2.0, "tool_errors": 1.0, "tool_cost": 0.1}
+    assert final == "89" and calls == [
+        {"name": "calculate", "parameters": {"expression": "12*7"}, "result": "84"},
+        {"name": "calculate", "parameters": {"expression": "84+"}, "result": "error not arithmetic"},
+    ]
     assert score(make_one("calculator,call_cost=0.5"), problem, text + "<answer>89</answer>")["tool_cost"] == 1.0
     assert score(task, problem, "<answer>89</answer>")["tool_calls"] == 0.0
 
@@ -498,5 +516,68 @@ def test_the_chat_form_asks_the_same_problem_in_one_user_message(name: str) -> N
     message = other.prompt[0]
     assert isinstance(message, dict) and message["role"] == "user"
     assert "<answer></answer>" in message["content"] and "<think></think>" in message["content"]
-    assert ("<tool>" in message["content"]) == (name == "calculator")
-    assert set(re.findall(r"[0-9]+", str(one.meta["content"]))) <= set(re.findall(r"[0-9]+", message["content"]))
+    assert ("<tool>" in message["content"]) == (name in WITH_TOOL)
+    asked = plain.rules.shown(str(one.meta["content"]))
+    assert set(re.findall(r"[0-9]+", asked)) <= set(re.findall(r"[0-9]+", message["content"]))
+
+
+# --- how far a carry travels, and the default levels ----------------------------------------------------------------
+
+
+def columns_passed(left: int, right: int, digits: int) -> int:
+    """The longest run of columns that are handed a carry and pass it on though their digits add up to 9 only."""
+    low = [(left % 10**i + right % 10**i) >= 10**i for i in range(digits)]  # whether column i is handed a carry
+    nines = [left // 10**i % 10 + right // 10**i % 10 == 9 for i in range(digits)]
+    runs = re.findall("1+", "".join("01"[a and b] for a, b in zip(low, nines, strict=True)))
+    return max(map(len, runs), default=0)
+
+
+@pytest.mark.parametrize("level", [201, 502, 705, 706, 1211])
+def test_an_add_level_above_a_hundred_says_digits_and_how_far_a_carry_travels(level: int) -> None:
+    digits, columns = divmod(level, 100)
+    task = make_one(f"add,level={level},style=trace")
+    for split in SPLITS:
+        for index in range(40):
+            problem = task.problem(split, index)
+            left, right = map(int, str(problem.meta["content"]).split())
+            assert len(str(left)) == len(str(right)) == digits
+            assert columns_passed(left, right, digits) == columns
+            told = task.demonstration(problem, random.Random(index))
+            assert score(task, problem, told)["correct"] == 1.0 and token_length(told) < task.max_tokens
+
+
+def test_an_add_level_up_to_twelve_still_asks_the_problems_it_asked_before() -> None:
+    # Written down from the version before levels such as 502 came.
+    assert [make_one("add,level=5").problem("dev", i).meta["content"] for i in (0, 1)] == ["37957 28478", "82089 74150"]
+
+
+@pytest.mark.parametrize("level", [13, 100, 200, 202, 505, 799])
+def test_an_add_level_that_is_none_is_refused_with_what_there_is(level: int) -> None:
+    with pytest.raises(SettingError, match=rf"there is no level {level}; it is 1 to 12 digits, or .*such as 502"):
+        make_one(f"add,level={level}").problem("train", 0)
+
+
+LEARNED = sorted({name for _, mixture in tiny.PHASES for name, _ in mixture})
+"""The tasks that the embedded model was fitted on; of others no accuracy is promised."""
+
+
+def recorded() -> dict[str, Any]:
+    """What benchmarks/bench_levels.py measured of the embedded model."""
+    path = Path(__file__).parents[2] / "benchmarks" / "results" / "levels.json"
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("style", STYLES)
+@pytest.mark.parametrize("name", FITTED)
+def test_a_default_level_is_the_recorded_one_and_meets_the_band_of_sampled_accuracy(name: str, style: str) -> None:
+    spec, table = f"{name},style={style}", recorded()
+    row = table["defaults"][spec]
+    assert make_one(spec).level == row["level"]
+    assert row["T=1"]["low"] <= 0.60 and row["T=1"]["high"] >= 0.25
+    assert row["T=1"]["problems"] == 300 and table["split"] == "dev"
+    beside = [other["T=1"]["mean"] for key, other in table["neighbours"].items() if key.startswith(f"{spec},")]
+    assert min(abs(mean - 0.425) for mean in beside) > abs(row["T=1"]["mean"] - 0.425)
+
+
+def test_the_table_of_levels_holds_every_task_the_model_was_fitted_on_and_style() -> None:
+    assert set(recorded()["defaults"]) == {f"{name},style={style}" for name in FITTED for style in STYLES}

@@ -33,7 +33,7 @@ from truegain.train.folder import RunFolder
 from truegain.train.learner import logp_pass
 from truegain.train.models import Model, load_models, policy_model
 from truegain.train.setup import Setup, State
-from truegain.train.shaping import add_segments, at_step_ends, shape
+from truegain.train.shaping import add_segments, at_step_ends, renewed, shape
 
 
 @pytest.fixture
@@ -404,3 +404,47 @@ def test_an_adaptive_penalty_follows_its_target_in_a_run(tmp_path: Path) -> None
     # The KL is far below the target, so the error is clipped to -0.2; 16 rows of a horizon of 32 halve it.
     expected = [0.5 * 0.9**n for n in (1, 2, 3, 4)]
     assert [s["set/surrogate.kl_to_reference.beta"] for s in steps_of(tmp_path / "run")] == pytest.approx(expected)
+
+
+# Plans that renew
+
+
+def test_a_renewing_plan_trains_each_part_against_the_policy_that_the_one_before_left(
+    tmp_path: Path, register: Any
+) -> None:
+    seen: list[tuple[Any, Any]] = []
+
+    @register("plan", renew=True)
+    def halves(mask: Any) -> Any:
+        """The even rows, then the odd ones."""
+        even = (torch.arange(len(mask)) % 2 == 0)[:, None]
+        return torch.stack([mask & even, mask & ~even])
+
+    @register("weight")
+    def watched(mask: Any, old_logp: Any, shift: Any) -> Any:
+        """The mean over tokens; looks on."""
+        seen.append((old_logp.clone(), shift.clone()))
+        return mask.float() / mask.sum()
+
+    form = form_of(steps=1, eval_every=0, samples=8)
+    form = replace(form, plan=halves, terms=(replace(form.terms[0], weight=watched),))
+    (line,), _ = run(tmp_path / "run", form)
+    (first, before), (second, after) = seen
+    assert first.shape == second.shape == (16, 1) and bool(before.isnan().all())
+    # The second step sees only odd rows: the policy moved since they were drawn, and no step has trained them yet.
+    assert not torch.allclose(second, torch.full_like(second, -math.log(108)), atol=1e-4)
+    assert torch.allclose(first, torch.full_like(first, -math.log(108)), atol=1e-4)
+    assert bool(after.isnan().all())
+    # 32 rows, three passes of 4 tokens each: before, between; and each row is trained once.
+    assert line["ledger"]["scored"] == 2 * 32 * 4 and line["ledger"]["trained"] <= 32 * 4
+
+
+def test_the_shift_of_a_part_is_the_mean_log_ratio_over_its_tokens() -> None:
+    mask = torch.tensor([[True, True, True], [True, True, False]])
+    batch = Batch(mask=mask, old_logp=-torch.ones(2, 3), shift=torch.full((2, 2), math.nan))
+    part = torch.tensor([[False, True, True], [False, False, False]])
+    logp = torch.tensor([[-1.0, -0.5, -0.9], [-1.0, -1.0, 0.0]])
+    found = renewed(batch, logp, part, 1)
+    # Row 0: (0.5 + 0.1) / 2 = 0.3. Row 1 has no token in the part.
+    assert found["shift"][0, 1] == pytest.approx(0.3) and bool(found["shift"][1].isnan().all())
+    assert bool(found["shift"][:, 0].isnan().all()) and torch.equal(found["old_logp"], logp)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from truegain.cli import catalog, claims, doctor, evaluate, fit, reports, train
+from truegain.cli import catalog, check, claims, doctor, evaluate, fit, reports, train
 
 app = typer.Typer(
     name="truegain",
@@ -21,6 +21,7 @@ app.command("train")(train.train)
 app.add_typer(fit.app, name="fit")
 app.command("eval")(evaluate.evaluate)
 app.command("sample")(evaluate.sample)
+app.command("check")(check.check)
 app.command("report")(reports.report)
 app.command("compare")(reports.compare)
 app.command("list")(catalog.list_)

@@ -12,7 +12,8 @@ from typing import Annotated, Any
 import typer
 
 from truegain.cli.catalog import Json
-from truegain.cli.out import console, json_lines, print_json, printable, say
+from truegain.cli.out import console, json_lines, print_json, printable
+from truegain.cli.progress import progress
 from truegain.core.errors import DataError, SettingError, nearest
 
 app = typer.Typer(help="Show the records of the claims, or run them.")
@@ -94,10 +95,13 @@ def run(
 def _record(room: Any, name: str) -> dict[str, Any]:
     """Run a claim, telling of each seed, and write its record over the earlier one."""
     record: dict[str, Any] = {}
-    for row in room.run(room.CLAIMS[name]):
-        if "verdict" in row:
-            record = row
-        else:
-            say(f"{name}: seed {row['seed']}, effect {row['effect']:.3f}")
-    say(f"{name}: written to {room.write_record(record)}")
+    claim = room.CLAIMS[name]
+    with progress(name, getattr(claim, "seeds", None), "seeds") as shown:
+        for done, row in enumerate(room.run(claim), start=1):
+            if "verdict" in row:
+                record = row
+            else:
+                shown.say(f"{name}: seed {row['seed']}, effect {row['effect']:.3f}")
+                shown.at(done)
+        shown.say(f"{name}: written to {room.write_record(record)}")
     return record

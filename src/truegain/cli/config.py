@@ -25,10 +25,11 @@ KEYS: Mapping[str, tuple[type, ...]] = {
     "report-to": (str, list),
     "dev-problems": (int,),
     "test-problems": (int,),
-    "samples": (int,),
+    "eval-samples": (int,),
     "dtype": (str,),
+    "device": (str,),
 }
-_LEAST = {"seed": 0, "seeds": 1, "steps": 0, "dev-problems": 2, "test-problems": 2, "samples": 1}
+_LEAST = {"seed": 0, "seeds": 1, "steps": 0, "dev-problems": 2, "test-problems": 2, "eval-samples": 1}
 
 
 def read_config(path: Path) -> dict[str, Any]:

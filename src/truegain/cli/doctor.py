@@ -8,10 +8,11 @@ import importlib.util
 import json as jsonlib
 import os
 import platform
+import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,13 +21,19 @@ import typer
 
 from truegain.cli.catalog import Json
 from truegain.cli.out import console, json_lines, print_json
+from truegain.cli.progress import progress
 
-PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "pydantic", "typer", "rich", "jaxtyping")
-EXTRAS = {
-    "data": ("datasets", "pyarrow"),
-    "gym": ("reasoning_gym",),
-    "math": ("math_verify",),
+EXTRAS: Mapping[str, tuple[tuple[str, ...], str]] = {
+    "data": (("datasets", "pyarrow"), "pip install 'truegain[data]'"),
+    "gym": (("reasoning_gym",), "pip install 'truegain[gym]'"),
+    "math": (("math_verify",), "pip install 'truegain[math]'"),
+    "lora": (("peft",), "pip install peft"),
+    "tensorboard": (("tensorboard",), "pip install tensorboard"),
+    "wandb": (("wandb",), "pip install wandb"),
+    "trackio": (("trackio",), "pip install trackio"),
 }
+"""What is optional: the modules of each, and the command that adds them."""
+
 LEAST_DISK, LEAST_MEMORY = 200 * 2**20, 2**30
 
 
@@ -41,8 +48,11 @@ class Finding:
 
 
 def doctor(json: Json = False) -> None:
-    """Check whether this machine is fit to train."""
-    with json_lines(json):
+    """Check whether this machine is fit to train.
+
+    Exits with 0 when training can run here, and with 1 when something that it needs is broken.
+    """
+    with json_lines(json), progress("looking"):
         found = list(examine())
     broken = [one for one in found if one.state == "broken"]
     if json:
@@ -83,20 +93,38 @@ def _python() -> Iterator[Finding]:
 
 
 def _packages() -> Iterator[Finding]:
-    for name in PACKAGES:
+    """The packages that truegain needs, against the lowest versions that it says it works with."""
+    for text in importlib.metadata.requires("truegain") or ():
+        wanted, _, marker = text.partition(";")
+        if "extra" in marker:
+            continue
+        name, _, least = (part.strip() for part in wanted.partition(">="))
         try:
-            yield Finding(name, "ok", importlib.metadata.version(name))
+            found = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
-            yield Finding(name, "broken", "missing", f"pip install {name}")
+            yield Finding(name, "broken", "missing", f"pip install '{wanted.strip()}'")
+            continue
+        if _numbers(found) >= _numbers(least):
+            yield Finding(name, "ok", found)
+        else:
+            yield Finding(name, "broken", f"{found}, but truegain needs >={least}", f"pip install '{wanted.strip()}'")
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    """The release of a version, ``2.13.0+cpu`` as (2, 13, 0); () for none, which every version reaches."""
+    found = re.match(r"\d+(\.\d+)*", version)
+    return tuple(map(int, found[0].split("."))) if found else ()
 
 
 def _threads() -> Iterator[Finding]:
+    import torch
+
     from truegain.train.launch import best_threads
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    given = os.environ.get("OMP_NUM_THREADS")
+    given, own = os.environ.get("OMP_NUM_THREADS"), torch.get_num_threads()
     why = f"OMP_NUM_THREADS={given}" if given else "the fastest in a probe"
-    yield Finding("threads", "ok", f"{best_threads()} of {cores} cores ({why})")
+    yield Finding("threads", "ok", f"training takes {best_threads()} of {cores} cores ({why}); torch alone takes {own}")
     spin = os.environ.get("GOMP_SPINCOUNT", "not set")
     good = spin == "0"
     yield Finding(
@@ -133,34 +161,53 @@ def _available_memory() -> int | None:
 
 
 def _disk() -> Iterator[Finding]:
-    free = shutil.disk_usage(".").free
+    place = _runs()
+    free = shutil.disk_usage(place).free
     good = free >= LEAST_DISK
     yield Finding(
         "disk",
         "ok" if good else "note",
-        f"{free / 2**30:.1f} GiB free here",
-        "" if good else "free some space for checkpoints",
+        f"{free / 2**30:.1f} GiB free for {(place / 'runs') if place.name != 'runs' else place}",
+        "" if good else "free some space for checkpoints, or give --out",
     )
+
+
+def _runs() -> Path:
+    """Where `truegain train` puts its run folders by default, or the folder that would hold it."""
+    here = Path.cwd()
+    return here / "runs" if (here / "runs").is_dir() else here
 
 
 def _gpu() -> Iterator[Finding]:
     import torch
 
-    if torch.cuda.is_available():
-        yield Finding("gpu", "ok", torch.cuda.get_device_name(0))
-    else:
-        yield Finding("gpu", "ok", "none; training runs on the CPU")
+    if not torch.cuda.is_available():
+        # A machine with a GPU and a torch that cannot use it is worth a word.
+        blind = shutil.which("nvidia-smi") is not None
+        mend = "nvidia-smi is there, but torch sees no GPU: install a CUDA build of torch" if blind else ""
+        yield Finding("gpu", "note" if blind else "ok", "none; models run on the CPU", mend)
+        return
+    for number in range(torch.cuda.device_count()):
+        about = torch.cuda.get_device_properties(number)
+        free, whole = torch.cuda.mem_get_info(number)
+        half = "bf16" if about.major >= 8 else "no bf16"
+        size = f"{free / 2**30:.1f} of {whole / 2**30:.1f} GiB free"
+        yield Finding(f"gpu cuda:{number}", "ok", f"{about.name}, {size}, {half}, CUDA {torch.version.cuda}")
 
 
 def _extras() -> Iterator[Finding]:
-    for extra, modules in EXTRAS.items():
-        missing = [name for name in modules if importlib.util.find_spec(name) is None]
+    for extra, (modules, command) in EXTRAS.items():
+        missing = [name for name in modules if not _there(name)]
         if missing:
-            yield Finding(
-                f"extra {extra}", "note", f"not installed ({', '.join(missing)})", f"pip install 'truegain[{extra}]'"
-            )
+            yield Finding(f"extra {extra}", "note", f"not installed ({', '.join(missing)})", command)
         else:
             yield Finding(f"extra {extra}", "ok", "installed")
+
+
+def _there(module: str) -> bool:
+    """Whether a module can be imported; a folder of its name (wandb makes ./wandb) is found too, without an origin."""
+    spec = importlib.util.find_spec(module)
+    return spec is not None and spec.origin is not None
 
 
 def _embedded() -> Iterator[Finding]:
@@ -196,15 +243,13 @@ def damage(place: Path) -> str:
 
 
 def _writing() -> Iterator[Finding]:
-    place = Path("runs") if Path("runs").is_dir() else Path(".")
+    place = _runs()
     try:
         with tempfile.TemporaryDirectory(dir=place, prefix=".doctor-"):
             pass
-        yield Finding("writing", "ok", f"runs can be written in {place.resolve()}")
+        yield Finding("writing", "ok", f"runs can be written in {place}")
     except OSError as error:
-        yield Finding(
-            "writing", "broken", f"{place.resolve()}: {error.strerror}", "go to a folder of yours, or give --out"
-        )
+        yield Finding("writing", "broken", f"{place}: {error.strerror}", "go to a folder of yours, or give --out")
 
 
 def _print(found: list[Finding]) -> None:

@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from truegain.cli.errors import INTERRUPTED
-from truegain.cli.live import View, duration, label
-from truegain.cli.out import console, json_lines, print_json, printable, quiet_libraries, say
+from truegain.cli.live import View, label
+from truegain.cli.out import console, duration, json_lines, print_json, printable, quiet_libraries, say
+from truegain.cli.progress import progress
 from truegain.cli.reporters import reporters
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ def run(plan: Plan, *, clients: tuple[str, ...] = (), json: bool = False, open_p
 
     say(f"run folder {plan.out}; Ctrl-C stops after the current step, and the run can go on later")
     with json_lines(json) as emit:
-        view = View(f"{plan.recipe} on {plan.task} · {plan.model}", plan.seeds)
+        view = View(f"{plan.recipe} on {plan.task} · {plan.model}", plan.seeds, sizes=plan.sizes)
         live = not json and _can_draw()
         stop = StopSignal(say=(lambda text: setattr(view, "warning", text)) if live else say)
         facts = {"recipe": plan.recipe, "task": plan.task, "model": plan.model, "command": plan.command}
@@ -64,8 +65,9 @@ def _finish(plan: Plan, emit: Callable[[Any], None], json: bool, open_page: bool
     from truegain import report
     from truegain.cli import reports
 
-    data = report.build(plan.out)
-    page = report.write(plan.out)
+    with progress("building the report"):
+        data = report.build(plan.out)
+        page = report.write(plan.out, data)
     if json:
         emit({"kind": "report", "page": str(page), **data})
     else:
@@ -161,7 +163,8 @@ class Lines:
         elif kind == "done":
             self._print(f"all arms are in {event.get('folder')}", name, seed)
         elif kind == "judge":
-            self._print(str(event.get("text", "")), "judging", seed)
+            pace = self._view.judging.pace(self._clock()) if self._view.judging else ""
+            self._print(", ".join(part for part in (str(event.get("text", "")), pace) if part), "judging", seed)
         elif kind == "note":
             self._print(str(event.get("text", "")), name, seed)
 
@@ -211,8 +214,10 @@ def dry(plan: Plan, *, json: bool) -> None:
         from truegain.train.dry import dry_run
 
         quiet_libraries()
-        set_threads(plan)
-        found = dry_run(plan)
+        with progress("choosing the number of threads") as shown:
+            set_threads(plan)
+            shown.begin("two trial steps")
+            found = dry_run(plan)
     if json:
         print_json(found)
         return

@@ -8,16 +8,22 @@ from typing import Annotated, Any
 
 import typer
 
+from truegain.cli import device as devices
 from truegain.cli.catalog import Json
 from truegain.cli.out import console, json_lines, print_json, printable, quiet_libraries, untrusted
+from truegain.cli.progress import Progress, in_blocks, progress
 from truegain.core.errors import SettingError, nearest
 
 ROOM = 256
 """Completion tokens where neither the task nor the user says."""
+BLOCK = 128
+"""Completions drawn at once: enough to keep a device busy, few enough for progress to move."""
+LESS = "lower --max-tokens or the number of samples, or take --dtype bfloat16"
 
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="tiny, table, a model folder, a checkpoint or a hub id.")]
 Seed = Annotated[int, typer.Option(help="Decides every draw.")]
 Dtype = Annotated[str, typer.Option(help="float32, bfloat16 or float16.")]
+Device = Annotated[str | None, typer.Option(help=devices.HELP, show_default=False)]
 MaxTokens = Annotated[int | None, typer.Option(min=1, help="Completion tokens; what the task needs, else 256.")]
 
 
@@ -33,31 +39,43 @@ def evaluate(
     max_tokens: MaxTokens = None,
     seed: Seed = 0,
     dtype: Dtype = "float32",
+    device: Device = None,
     json: Json = False,
 ) -> None:
     """Measure a model's accuracy on a task."""
     if split not in ("dev", "test"):
         raise SettingError(f"--split is dev or test, not {split!r}{nearest(split, ('dev', 'test'))}")
     temperatures = list(dict.fromkeys(temperature or [0.0, 1.0]))
-    with json_lines(json):
-        from truegain.policy.policy import Policy
+    with json_lines(json), progress("starting", quiet=True) as shown:
         from truegain.tasks.mixture import parse
-        from truegain.train.truth import fixed_problems
+        from truegain.train.truth import fixed_problems  # loads torch, which is no part of loading the model
 
         quiet_libraries()
+        place = devices.device_of(device)
         made = parse(task)
         asked = fixed_problems(made, "dev" if split == "dev" else "test", problems)
-        policy = Policy.load(model, dtype=dtype)
+        shown.begin(f"loading {model}")
+        policy = _loaded(model, dtype, place)
         rows = []
         for t in temperatures:
             many = 1 if t == 0 else samples
-            rollouts = _drawn(policy, made, asked, many, t, max_tokens, seed, f"eval/{split}/{t:g}")
+            shown.begin(f"temperature {t:g}", len(asked), "problems")
+            rollouts = _drawn(policy, made, asked, many, t, max_tokens, seed, f"eval/{split}/{t:g}", shown)
             rows.append({"temperature": t, "samples": many, **_measured(rollouts, many)})
     found = {"model": model, "task": task, "split": split, "problems": len(asked), "seed": seed, "results": rows}
     if json:
         print_json(found)
     else:
         _print_eval(found)
+
+
+def _loaded(model: str, dtype: str, device: str) -> Any:
+    from truegain.train.memory import memory_for
+
+    with memory_for("loading the model", "take a smaller model, or --dtype bfloat16"):
+        from truegain.policy.policy import Policy
+
+        return Policy.load(model, dtype=dtype, device=device)
 
 
 def _drawn(
@@ -69,26 +87,33 @@ def _drawn(
     max_tokens: int | None,
     seed: int,
     stage: str,
+    shown: Progress,
 ) -> list[Any]:
+    """Scored rollouts, drawn block by block so that progress shows."""
     from truegain.core.types import Sampling
     from truegain.rollout.collect import collect, score_rollouts
     from truegain.rollout.engines import engine_for
+    from truegain.train.memory import memory_for
 
     how = Sampling(max_tokens or getattr(task, "max_tokens", None) or ROOM, temperature)
-    engine = engine_for(policy)
-    drawn = collect(policy, engine, task, asked, samples=samples, sampling=how, seed=seed, stage=stage, step=0)
-    return score_rollouts(task, drawn)
+    engine, found = engine_for(policy), list[Any]()
+    for block in in_blocks(asked, max(1, BLOCK // samples)):
+        with memory_for("sampling", LESS):
+            drawn = collect(policy, engine, task, block, samples=samples, sampling=how, seed=seed, stage=stage, step=0)
+        found += score_rollouts(task, drawn)
+        shown.at(len(found) // samples)
+    return found
 
 
 def _measured(rollouts: Sequence[Any], samples: int) -> dict[str, Any]:
     """Accuracy with its clustered interval, pass@k for powers of two, mean length, abstentions."""
     import numpy as np
 
-    from truegain.methods.evaluation import clustered_mean, pass_at_k
+    from truegain.methods.evaluation import pass_at_k, problem_means, proportion_mean
 
     gold = np.array([math.nan if "abstained" in r.facts else r.facts.get("correct", math.nan) for r in rollouts], float)
     table = gold.reshape(-1, samples)
-    mean = clustered_mean(table)
+    mean = proportion_mean(problem_means(table)[None])
     counts = (~np.isnan(table)).sum(axis=1)
     ks = [k for k in (2**i for i in range(12)) if k <= samples]
     full = {k: counts >= k for k in ks}
@@ -138,19 +163,26 @@ def sample(
     max_tokens: MaxTokens = None,
     seed: Seed = 0,
     dtype: Dtype = "float32",
+    device: Device = None,
     json: Json = False,
 ) -> None:
     """Show what a model writes, and the checker's verdict."""
     if (task is None) == (prompt is None):
         raise SettingError("sample needs either --task or --prompt TEXT")
-    with json_lines(json):
-        from truegain.policy.policy import Policy
+    with json_lines(json), progress("starting", quiet=True) as shown:
+        import truegain.train.truth  # noqa: F401  (loads torch, which is no part of loading the model)
+        from truegain.tasks.mixture import parse
 
         quiet_libraries()
+        place = devices.device_of(device)
+        made = None if task is None else parse(task)
+        shown.begin(f"loading {model}")
+        policy = _loaded(model, dtype, place)
+        shown.begin("sampling", n, "problems" if prompt is None else "completions")
         rows = (
-            _free(Policy.load(model, dtype=dtype), prompt, n, temperature, max_tokens, seed)
-            if prompt is not None
-            else _judged(Policy.load(model, dtype=dtype), str(task), n, temperature, max_tokens, seed)
+            _judged(policy, made, n, temperature, max_tokens, seed, shown)
+            if prompt is None
+            else _free(policy, prompt, n, temperature, max_tokens, seed, shown)
         )
     if json:
         print_json(rows)
@@ -160,29 +192,32 @@ def sample(
 
 
 def _judged(
-    policy: Any, spec: str, n: int, temperature: float, max_tokens: int | None, seed: int
+    policy: Any, task: Any, n: int, temperature: float, max_tokens: int | None, seed: int, shown: Progress
 ) -> list[dict[str, Any]]:
-    from truegain.tasks.mixture import parse
     from truegain.train.truth import fixed_problems
 
-    task = parse(spec)
     asked = fixed_problems(task, "dev", max(n, 2))[:n]
     return [
         {**_row(r), "answer": r.problem.answer, "final": task.final(r.problem, r.text)}
-        for r in _drawn(policy, task, asked, 1, temperature, max_tokens, seed, "sample")
+        for r in _drawn(policy, task, asked, 1, temperature, max_tokens, seed, "sample", shown)
     ]
 
 
 def _free(
-    policy: Any, prompt: str, n: int, temperature: float, max_tokens: int | None, seed: int
+    policy: Any, prompt: str, n: int, temperature: float, max_tokens: int | None, seed: int, shown: Progress
 ) -> list[dict[str, Any]]:
     from truegain.core.draws import draw_key
     from truegain.core.types import Request, Sampling
     from truegain.rollout.engines import engine_for
+    from truegain.train.memory import memory_for
 
     ids = policy.encode_prompt(prompt)
     asked = [Request(ids, draw_key(seed, "sample", 0, prompt, 0, i)) for i in range(n)]
-    drawn = engine_for(policy).generate(asked, Sampling(max_tokens or ROOM, temperature))
+    engine, drawn = engine_for(policy), list[Any]()
+    for block in in_blocks(asked, BLOCK):
+        with memory_for("sampling", LESS):
+            drawn += engine.generate(block, Sampling(max_tokens or ROOM, temperature))
+        shown.at(len(drawn))
     return [
         {
             "problem": None,

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from truegain.cli import device as devices
 from truegain.cli.errors import INTERRUPTED
 from truegain.cli.out import quiet_libraries, say
+from truegain.cli.progress import progress
 from truegain.core.errors import SettingError
 
 if TYPE_CHECKING:
@@ -57,9 +59,10 @@ def tiny(
     # What is not given keeps the default that made the shipped model.
     given: dict[str, Any] = {name: value for name, value in {"lr": lr, "decay": decay}.items() if value is not None}
     try:
-        done = fit_tiny(
-            out, recipe(), seconds=seconds, seed=seed, resume=resume, look_every=look_every, say=say, **given
-        )
+        with progress("fit tiny") as shown:
+            done = fit_tiny(
+                out, recipe(), seconds=seconds, seed=seed, resume=resume, look_every=look_every, say=shown.say, **given
+            )
     except KeyboardInterrupt:
         again = f"truegain fit tiny --out {out} --resume {out}/snapshot-NNN"
         say(f"stopped; snapshots are in {out}. To go on from one: {again}")
@@ -69,7 +72,7 @@ def tiny(
 
 @app.command("sft")
 def sft(
-    task: Annotated[str, typer.Option(help="A task with reference completions, such as sort,style=trace.")],
+    task: Annotated[str, typer.Option(help="A task with completions to learn: sort,style=trace, or a file with them.")],
     out: Annotated[Path, typer.Option(metavar="FOLDER", help="Where to write; the same folder goes on.")],
     model: Annotated[str, typer.Option(metavar="MODEL", help="tiny, table, a model folder or a hub id.")] = "tiny",
     steps: Annotated[int, typer.Option(min=1, help="Optimiser steps.")] = 200,
@@ -77,33 +80,44 @@ def sft(
     lr: Annotated[float, typer.Option(help="Peak learning rate of the cosine.")] = 3e-4,
     batch_tokens: Annotated[int, typer.Option(min=1, help="Tokens per step.")] = 8192,
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
+    device: Annotated[str | None, typer.Option(help=devices.HELP, show_default=False)] = None,
 ) -> None:
-    """Fine-tune a model on a task's reference completions; the model is in FOLDER/model."""
+    """Fine-tune a model on a task's reference completions; the model is in FOLDER/model.
+
+    A data file has them in its column completion, or in the one that completion_column names:
+    --task data.jsonl,completion_column=answer. Its train split is learned from.
+    """
     from truegain.policy.policy import Policy
     from truegain.recipes.sft import sft as recipe
     from truegain.tasks.mixture import parse
     from truegain.train.launch import best_threads, stop_at
-    from truegain.train.offline import begin, load_fit, progress_line, save_fit
+    from truegain.train.memory import memory_for
+    from truegain.train.offline import begin, progress_line, save_fit
     from truegain.train.offline import sft as steps_of
 
-    made = parse(task)
+    made = parse(task, needs_answer=False)
     if not hasattr(made, "demonstration"):
-        raise SettingError(f"task {task!r} has no reference completions to learn; take an embedded task")
+        raise SettingError(
+            f"task {task!r} has no reference completions to learn; take an embedded task, or a data file whose rows "
+            "all have a column 'completion' (completion_column= names another)"
+        )
     quiet_libraries()
     best_threads()
-    place = out / "checkpoint"
-    policy, state = load_fit(place) if place.is_dir() else (Policy.load(model, dtype=dtype), None)
+    on, place = devices.device_of(device), out / "checkpoint"
+    policy, state = _taken_up(place, on) if place.is_dir() else (Policy.load(model, dtype=dtype, device=on), None)
     state = state or begin(policy, weight_decay=0.0)
     out.mkdir(parents=True, exist_ok=True)
-    examples, said = _examples(policy, made, seed), state.seconds
+    examples = _examples(policy, made, seed)
     paced = {"steps": steps, "lr": lr, "warmup": 10, "batch_tokens": batch_tokens}
-    with stop_at(say=say) as stop:
+    # The bar lies inside, so that what a signal makes `stop` say is drawn above it.
+    room = memory_for("fitting", f"try --batch-tokens {max(batch_tokens // 2, 1)}")
+    with room, progress("fit sft") as shown, stop_at(say=shown.say) as stop:
+        shown.begin("fit sft", steps, "steps", done=state.step)
         for state in steps_of(recipe(), policy, examples, state, **paced):  # noqa: B020
-            if state.seconds - said > 5 or state.step == steps:
-                said = state.seconds
-                say(progress_line(state, steps=steps))
+            shown.at(state.step, f"loss {state.loss:.4f}, lr {state.lr:.1e}")
             if stop.reason():
                 break
+        shown.say(progress_line(state, steps=steps))
     policy.model.eval()
     save_fit(place, policy, state)
     if state.step < steps:
@@ -113,6 +127,17 @@ def sft(
     print(f"the model is in {out / 'model'}")
 
 
+def _taken_up(place: Path, device: str) -> tuple[Any, Any]:
+    """The policy and the state of an earlier sitting, on this sitting's device."""
+    from truegain.train.offline import load_fit
+
+    policy, state = load_fit(place)
+    policy.model.to(device)
+    # Loading a state puts the moments where their weights are.
+    state.optimizer.load_state_dict(state.optimizer.state_dict())
+    return policy, state
+
+
 def _examples(policy: Any, task: Any, seed: int) -> Callable[[int], Any]:
     """Demonstration i of the task's train split, a pure function of (seed, i)."""
     import random
@@ -120,8 +145,11 @@ def _examples(policy: Any, task: Any, seed: int) -> Callable[[int], Any]:
     from truegain.train.online import problems
     from truegain.train.tiny import demonstration_example
 
+    demonstration, room = task.demonstration, getattr(policy.model.config, "max_position_embeddings", None)
+
     def example(index: int) -> Any:
         problem = problems(task, "train", index, 1, seed)[0]
-        return demonstration_example(policy, problem, task.demonstration(problem, random.Random(f"{seed}-{index}")))
+        text = demonstration(problem, random.Random(f"{seed}-{index}"))
+        return demonstration_example(policy, problem, text, room)
 
     return example

@@ -14,7 +14,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from truegain.cli.out import printable
+from truegain.cli.judging import Judging
+from truegain.cli.out import duration, printable
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
 _SPARK = 32
@@ -61,8 +62,15 @@ class Arm:
 class View:
     """Collects a run's events; ``clock`` tells seconds."""
 
-    def __init__(self, title: str, seeds: Sequence[int], *, clock: Any = time.monotonic) -> None:
-        """``title`` names recipe, task and model."""
+    def __init__(
+        self,
+        title: str,
+        seeds: Sequence[int],
+        *,
+        sizes: Mapping[str, int] | None = None,
+        clock: Any = time.monotonic,
+    ) -> None:
+        """``title`` names recipe, task and model; ``sizes`` are those of the judgement, as in a plan."""
         self.title = printable(title)
         self.seeds = tuple(seeds)
         self.notice = ""
@@ -70,14 +78,18 @@ class View:
         self.doing = "loading"
         self.done: list[str] = []
         self.arm: Arm | None = None
+        self.last: Arm | None = None
+        self.judging: Judging | None = None
+        self._sizes = sizes
         self._clock = clock
-        self._began = clock()
-        self._judged: dict[str, int] = {}
+        self._began = self._heard = clock()
 
     def take(self, event: Mapping[str, Any]) -> None:
         """Take one event of `truegain.train.run.execute`."""
         name, seed = str(event.get("arm", "trained")), int(event.get("seed", 0))
         kind = event.get("kind")
+        if kind != "judge":
+            self.judging = None
         if kind == "arm":
             self._finish_arm()
             begun = self._clock() - float(event.get("spent") or 0.0)
@@ -87,15 +99,19 @@ class View:
             self.notice = printable(str(event.get("text", "")))[:300]
         elif kind == "judge":
             self._finish_arm()
-            self._judged[name] = self._judged.get(name, 0) + 1
-            self.doing = f"judging {printable(str(event.get('text', '')))[:120]}"
+            text = printable(str(event.get("text", "")))[:120]
+            if self.judging is None or self.judging.arm != name:
+                # The first part of an arm is told when it is done: it began with what was heard before.
+                self.judging = Judging(name, begun=self._heard, sizes=self._sizes)
+            self.judging.part(text, self._clock())
+            self.doing = f"judging {text} done"
         elif kind == "done":
             self._finish_arm()
-            self._judged.clear()
             self.done.append(f"seed {seed} done")
             self.doing = "finishing"
         elif self.arm is not None and kind in ("step", "eval"):
             self._line(self.arm, kind, event)
+        self._heard = self._clock()
 
     def _line(self, arm: Arm, kind: str, event: Mapping[str, Any]) -> None:
         arm.step = int(event.get("step", arm.step))
@@ -110,13 +126,21 @@ class View:
     def _finish_arm(self) -> None:
         if self.arm is not None:
             self.done.append(f"{label(self.arm.name)} {self.arm.step} steps")
-            self.arm = None
+            self.last, self.arm = self.arm, None
 
     def __rich__(self) -> RenderableType:
         """The panel."""
         rows: list[RenderableType] = [self._head()]
+        now, shown = self._clock(), self.arm or self.last
         if self.arm is not None:
-            rows += [_bar(self.arm, self._clock()), Text(), _numbers(self.arm)]
+            rows.append(bar(self.arm.share(now), now - self.arm.begun, self.arm.left(now), now))
+        elif self.judging is not None:
+            judging = self.judging
+            rows.append(bar(judging.share(now), now - judging.begun, judging.left(now), now))
+        if shown is not None:
+            # What training came to stays in sight while it is judged.
+            whose = "" if self.arm else f"{label(shown.name)} after {shown.step} steps"
+            rows += [Text(whose, style="dim", no_wrap=True), _numbers(shown)]
         rows += [Text(line, style=style, overflow="ellipsis", no_wrap=True) for line, style in self._foot()]
         return Panel(
             Group(*rows), title=Text(self.title, style="bold"), title_align="left", padding=(0, 1), border_style="cyan"
@@ -135,6 +159,8 @@ class View:
             bound = f"/{arm.steps}" if arm.steps and not (arm.max_seconds and arm.steps >= 10**6) else ""
             rate = f" · {arm.rate():.2f} s per step" if arm.rate() else ""
             right = f"step {arm.step}{bound}{rate}"
+        elif self.judging is not None:
+            right = self.judging.rate() or right
         grid.add_row(Text(left, style="bold green"), Text(right))
         return grid
 
@@ -144,8 +170,8 @@ class View:
         return found + ([(self.warning, "bold yellow")] if self.warning else [])
 
 
-def _bar(arm: Arm, now: float) -> Table:
-    share, used, left = arm.share(now), now - arm.begun, arm.left(now)
+def bar(share: float | None, used: float, left: float | None, now: float) -> Table:
+    """A bar over the whole width, with the seconds used and left; it pulses while the share is unknown."""
     grid = Table.grid(expand=True, padding=(0, 1))
     grid.add_column(ratio=1)
     grid.add_column(justify="right", no_wrap=True)
@@ -211,20 +237,6 @@ def sparkline(values: Sequence[float], width: int = _SPARK) -> str:
     low, high = min(values), max(values)
     scale = (len(_BLOCKS) - 1) / (high - low) if high > low else 0.0
     return "".join(_BLOCKS[int((value - low) * scale)] for value in values)
-
-
-def duration(seconds: float) -> str:
-    """``7 s``, ``3 min 20 s``, ``1 h 05 min``.
-
-    >>> duration(200), duration(3900)
-    ('3 min 20 s', '1 h 05 min')
-    """
-    whole = int(seconds)
-    if whole < 100:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
 def label(arm: str) -> str:

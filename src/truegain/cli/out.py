@@ -49,6 +49,20 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in joined)
 
 
+def duration(seconds: float) -> str:
+    """``7 s``, ``3 min 20 s``, ``1 h 05 min``.
+
+    >>> duration(200), duration(3900)
+    ('3 min 20 s', '1 h 05 min')
+    """
+    whole = int(seconds)
+    if whole < 100:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
 def untrusted(text: str, style: str = "", *, limit: int = 2000) -> Text:
     """Text of a model or a file for the terminal: bounded, no control characters, never read as markup."""
     from rich.text import Text

@@ -105,6 +105,9 @@ def _wandb(out: Path, run: str, settings: Mapping[str, Any]) -> tuple[Sender, Ca
         config=dict(settings),
         dir=str(out),
     )
+    # A resumed run logs steps again, which wandb's own counter would refuse: ours is a metric, and the axis of all.
+    made.define_metric("step")
+    made.define_metric("*", step_metric="step")
     return lambda step, found: made.log({**found, "step": step}), made.finish
 
 
@@ -113,7 +116,8 @@ def _trackio(out: Path, run: str, settings: Mapping[str, Any]) -> tuple[Sender, 
 
     name = f"{out.name}/{run}"
     made = trackio.init(project="truegain", name=name, group=out.name, config=dict(settings), resume="allow")
-    return lambda step, found: made.log(found, step=step), made.finish
+    # The module's own finish: after the run's alone, trackio would end it again, and print, when Python exits.
+    return lambda step, found: made.log(found, step=step), trackio.finish
 
 
 _OPEN = {"tensorboard": _tensorboard, "wandb": _wandb, "trackio": _trackio}

@@ -9,6 +9,7 @@ import typer
 
 from truegain.cli.catalog import Json
 from truegain.cli.out import console, print_json
+from truegain.cli.progress import progress
 from truegain.core.errors import SettingError
 
 
@@ -20,8 +21,9 @@ def report(
     """Write a run's proof-of-gain page, print its verdict."""
     from truegain import report as room
 
-    data = room.build(run)
-    page = room.write(run)
+    with progress(f"reading {run}"):
+        data = room.build(run)
+        page = room.write(run, data)
     if json:
         print_json(data)
     else:
@@ -50,7 +52,8 @@ def compare(
 
     if len(runs) < 2:
         raise SettingError("compare needs two run folders or more")
-    data = room.compare(runs)
+    with progress(f"comparing {len(runs)} runs"):
+        data = room.compare(runs)
     if json:
         print_json(data)
         return

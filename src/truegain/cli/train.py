@@ -11,7 +11,9 @@ from typing import Annotated, Any
 
 import typer
 
+from truegain.cli import device as devices
 from truegain.cli.config import merged, read_config
+from truegain.cli.progress import progress
 from truegain.cli.reporters import check_reporters
 from truegain.cli.variant import assignments, check_recipe, forms
 from truegain.core.errors import SettingError
@@ -33,10 +35,11 @@ DEFAULTS: Mapping[str, Any] = {
     "report-to": (),
     "dev-problems": None,
     "test-problems": None,
-    "samples": None,
+    "eval-samples": None,
     "dtype": "float32",
+    "device": None,
 }
-_SIZES = {"dev-problems": "dev", "test-problems": "test", "samples": "samples"}
+_SIZES = {"dev-problems": "dev", "test-problems": "test", "eval-samples": "samples"}
 
 
 def _option(help_: str, *names: str, default: str = "", **more: Any) -> Any:
@@ -82,8 +85,12 @@ Config = Annotated[Path | None, _option("Options by the same names, from a file;
 ReportTo = Annotated[list[str] | None, _option("tensorboard, wandb or trackio. Repeatable.", metavar="CLIENT")]
 DevProblems = Annotated[int | None, _option("Problems that choose the temperature.", default="200", min=2)]
 TestProblems = Annotated[int | None, _option("Problems of the verdict.", default="400", min=2)]
-Samples = Annotated[int | None, _option("Completions per judged problem.", default="4", min=1)]
+EvalSamples = Annotated[
+    int | None,
+    _option("Completions per judged problem; those per training problem are --set samples=N.", default="4", min=1),
+]
 Dtype = Annotated[str | None, _option("float32, bfloat16 or float16.", default="float32")]
+Device = Annotated[str | None, typer.Option(help=devices.HELP, show_default=False)]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show composition, memory, time per step and first prompt.")]
 Open = Annotated[bool, typer.Option("--open", help="Open the page in a browser at the end.")]
 Json = Annotated[bool, typer.Option("--json", help="Print events as JSON lines, the report last.")]
@@ -106,8 +113,9 @@ def train(
     report_to: ReportTo = None,
     dev_problems: DevProblems = None,
     test_problems: TestProblems = None,
-    samples: Samples = None,
+    eval_samples: EvalSamples = None,
     dtype: Dtype = None,
+    device: Device = None,
     dry_run: DryRun = False,
     open_: Open = False,
     json: Json = False,
@@ -133,12 +141,14 @@ def train(
         "report-to": report_to or None,
         "dev-problems": dev_problems,
         "test-problems": test_problems,
-        "samples": samples,
+        "eval-samples": eval_samples,
         "dtype": dtype,
+        "device": device,
     }
     options = merged(flags, read_config(config) if config else {}, DEFAULTS)
     argv = _resumable(context, options)
-    plan = make_plan(options, argv)
+    with progress("starting", quiet=True):
+        plan = make_plan(options, argv)
     from truegain.cli import drive
 
     if dry_run:
@@ -159,7 +169,7 @@ def make_plan(options: Mapping[str, Any], argv: Sequence[str]) -> Any:
     if options["max-seconds"] is not None and not options["max-seconds"] > 0:
         raise SettingError(f"--max-seconds must be above 0, not {options['max-seconds']:g}")
     check_reporters(options["report-to"])
-    form = _form(options)
+    form, device = _form(options), devices.device_of(options["device"])
     from truegain.recipes import controls
     from truegain.recipes.sft import sft
     from truegain.train.run import SIZES, Plan
@@ -180,6 +190,7 @@ def make_plan(options: Mapping[str, Any], argv: Sequence[str]) -> Any:
         max_seconds=options["max-seconds"],
         sizes={**SIZES, **given},
         dtype=options["dtype"],
+        device=device,
         command=shlex.join(argv),
         argv=tuple(argv),
     )

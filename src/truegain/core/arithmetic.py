@@ -99,21 +99,33 @@ def plan_stage(
     form: Train | Fit, batch: Batch, advantages: tuple[Tensor | None, ...], facts: Facts
 ) -> tuple[list[OptimiserStep], Logs]:
     """Cut the batch into optimiser steps and weigh each over all its rows. Without a plan there is one step."""
+    parts, logs = plan_parts(form, batch, facts)
+    return [weigh(form, batch, advantages, part, facts, logs) for part in parts], logs
+
+
+def plan_parts(form: Train | Fit, batch: Batch, facts: Facts) -> tuple[list[Tensor], Logs]:
+    """The parts of the plan in order, [B,T] each and within the mask; the whole mask without a plan."""
     logs: Logs = {}
     mask = batch["mask"]
     plan = members(form.plan) if isinstance(form, Train) else ()
-    parts = mask.unsqueeze(0)
-    if plan:
-        parts, extra = call(plan[0], batch, facts)
-        _add(logs, extra, batch)
-        if parts.dim() != 3 or tuple(parts.shape[1:]) != tuple(mask.shape):
-            raise WiringError(f"{spec_of(plan[0]).full_name} gave shape {tuple(parts.shape)}, not [N,B,T]")
-    return [_weigh(form, batch, advantages, part & mask, facts, logs) for part in parts], logs
+    if not plan:
+        return [mask], logs
+    parts, extra = call(plan[0], batch, facts)
+    _add(logs, extra, batch)
+    if parts.dim() != 3 or tuple(parts.shape[1:]) != tuple(mask.shape):
+        raise WiringError(f"{spec_of(plan[0]).full_name} gave shape {tuple(parts.shape)}, not [N,B,T]")
+    return [part & mask for part in parts], logs
 
 
-def _weigh(
+def renews(form: Train | Fit) -> bool:
+    """Whether the form's plan asks for ``old_logp`` anew before each of its steps."""
+    return isinstance(form, Train) and any(spec_of(member).renew for member in members(form.plan))
+
+
+def weigh(
     form: Train | Fit, batch: Batch, advantages: tuple[Tensor | None, ...], part: Tensor, facts: Facts, logs: Logs
 ) -> OptimiserStep:
+    """One optimiser step over the tokens of ``part`` [B,T]: its rows, and every term's weights over all of them."""
     # Without a plan every row takes part, an empty one too: it counts where a weight counts rows.
     whole = torch.equal(part, batch["mask"])
     rows = torch.arange(batch.rows, device=part.device) if whole else part.any(dim=1).nonzero().flatten()
@@ -200,7 +212,7 @@ def needs_old_pass(form: Train | Fit) -> bool:
         return False
     early = [m for stage in (form.probe, form.reward, form.select, form.plan) for m in members(stage)]
     early += [m for t in form.terms for stage in (t.credit, t.weight) for m in members(stage)]
-    named_early = any("old_logp" in spec_of(m).inputs for m in early)
+    named_early = renews(form) or any("old_logp" in spec_of(m).inputs for m in early)
     return named_early or (bool(members(form.plan)) and "old_logp" in named_columns(form))
 
 

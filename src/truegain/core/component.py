@@ -71,6 +71,7 @@ class Spec:
     function: Member
     modifies: str | None = None
     fills: tuple[str, ...] = ()
+    renew: bool = False
 
     @property
     def full_name(self) -> str:
@@ -89,13 +90,16 @@ REGISTRY: dict[str, Spec] = {}
 _BY_FUNCTION: dict[int, Spec] = {}
 
 
-def component(kind: str, *, cite: str | tuple[str, ...], fills: str | tuple[str, ...] = ()) -> Callable[[F], F]:
+def component(
+    kind: str, *, cite: str | tuple[str, ...], fills: str | tuple[str, ...] = (), renew: bool = False
+) -> Callable[[F], F]:
     """Register a function as a component. Raises WiringError for an illegal signature.
 
     ``cite`` names the source: a paper id (``arXiv:2402.03300``), a library file, or ``truegain`` for our own.
-    ``fills`` names the columns that a score or a probe provides. A fold is a frozen dataclass with keyword-only knobs
-    and the methods ``init()`` and ``update(state, *, ...)``, whose keywords name columns, loop facts and ``line``, the
-    step's metrics.
+    ``fills`` names the columns that a score or a probe provides. A plan with ``renew`` has ``old_logp`` computed anew
+    before each of its steps, and ``shift`` says what the earlier ones did. A fold is a frozen dataclass with
+    keyword-only knobs and the methods ``init()`` and ``update(state, *, ...)``, whose keywords name columns, loop facts
+    and ``line``, the step's metrics.
 
     >>> @component("reward", cite="truegain")
     ... def doctest_reward(correct, *, scale=1.0):
@@ -108,7 +112,7 @@ def component(kind: str, *, cite: str | tuple[str, ...], fills: str | tuple[str,
 
     def register(function: F) -> F:
         sources, filled = (cite,) if isinstance(cite, str) else cite, (fills,) if isinstance(fills, str) else fills
-        spec = _read(kind, function, sources, filled)
+        spec = _read(kind, function, sources, filled, renew)
         REGISTRY[spec.full_name] = spec
         _BY_FUNCTION[id(function)] = spec
         return function
@@ -116,7 +120,7 @@ def component(kind: str, *, cite: str | tuple[str, ...], fills: str | tuple[str,
     return register
 
 
-def _read(kind: str, function: Member, cite: tuple[str, ...], fills: tuple[str, ...]) -> Spec:
+def _read(kind: str, function: Member, cite: tuple[str, ...], fills: tuple[str, ...], renew: bool) -> Spec:
     name = getattr(function, "__name__", repr(function))
     where = f"component {name!r}"
     if kind not in KINDS:
@@ -127,6 +131,8 @@ def _read(kind: str, function: Member, cite: tuple[str, ...], fills: tuple[str, 
         raise WiringError(f"{where}: cite is empty; name a paper, a library's file, or 'truegain' for our own")
     if bool(fills) != (kind in _FILLING):
         raise WiringError(f"{where}: a {kind} {'must name' if kind in _FILLING else 'has no'} columns that it fills")
+    if renew and kind != "plan":
+        raise WiringError(f"{where}: only a plan can renew, not a {kind}")
     inputs, knobs, facts = _signature(kind, function, where)
     for column in (*inputs, *fills):
         legal = _OFFERED.get(kind, frozenset(COLUMNS)) if column in inputs else frozenset(COLUMNS)
@@ -135,7 +141,7 @@ def _read(kind: str, function: Member, cite: tuple[str, ...], fills: tuple[str, 
         if column in _LATER.get(kind, ()):
             raise WiringError(f"{where}: a {kind} cannot name {column!r}, which exists only later")
     modifies = _OWN_OUTPUT[kind] if kind in _OWN_OUTPUT and _OWN_OUTPUT[kind] in inputs else None
-    return Spec(name, kind, room, inputs, knobs, facts, cite, function, modifies, fills)
+    return Spec(name, kind, room, inputs, knobs, facts, cite, function, modifies, fills, renew)
 
 
 def _signature(kind: str, function: Member, where: str) -> tuple[tuple[str, ...], dict[str, Any], tuple[str, ...]]:

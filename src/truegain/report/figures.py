@@ -14,6 +14,8 @@ from truegain.report.load import Record
 from truegain.report.tables import BASE, TRAINED, Group, Table, gold, interval, problem_ids, stack
 
 _MAX_K = 64
+MIN_MATCHED, MIN_MATCHED_SHARE = 20, 0.1
+"""Wrong answers, and share of all of them, that must have a counterpart of their length for a difference."""
 
 
 def pass_curves(tables: Sequence[Table], arms: Sequence[str]) -> dict[str, Any] | None:
@@ -34,7 +36,7 @@ def pass_curves(tables: Sequence[Table], arms: Sequence[str]) -> dict[str, Any] 
     at_n: dict[str, np.ndarray] = {}
     for arm, found in groups.items():
         matrices = [stack([_pass(g, k, n) for g in found]) for k in ks]
-        rows = [interval(m) for m in matrices]
+        rows = [interval(m, ev.proportion_mean) for m in matrices]
         at_n[arm] = matrices[-1]
         curves[arm] = {key: [row[key] for row in rows] for key in ("mean", "low", "high")}
         curves[arm]["problems"] = rows[-1]["problems"]
@@ -67,7 +69,11 @@ def _pass(group: Group, k: int, n: int) -> dict[str, float]:
 
 
 def length_figure(tables: Sequence[Table]) -> dict[str, Any] | None:
-    """Base and trained, each at its best temperature, compared within common lengths; runs pooled."""
+    """Base and trained, each at its best temperature, compared within common lengths; runs pooled.
+
+    ``difference`` is None where too few problems can be matched: where wrong answers have lengths of their own, equal
+    length means equally right, and a difference of 0 would say nothing.
+    """
     arms = [_equal_runs([t.test(arm, None) for t in tables]) for arm in (BASE, TRAINED)]
     if not all(arms):
         return None
@@ -75,14 +81,13 @@ def length_figure(tables: Sequence[Table]) -> dict[str, Any] | None:
     cut = len(arms[0])
     lengths = [np.array([r.tokens for r in arm], dtype=np.float64) for arm in arms]
     matched = ev.length_matched(lengths[0], gold(arms[0]), ids[:cut], lengths[1], gold(arms[1]), ids[cut:])
+    enough = matched.matched >= max(MIN_MATCHED, MIN_MATCHED_SHARE * matched.wrong)
     return {
         "base": matched.accuracy_a,
         "trained": matched.accuracy_b,
-        "difference": {
-            "mean": matched.difference.value,
-            "low": matched.difference.low,
-            "high": matched.difference.high,
-        },
+        "difference": _interval(matched.difference) if enough else None,
+        "wrong": matched.wrong,
+        "matched": matched.matched,
         "covered": matched.covered,
         "mean_tokens": {"base": float(lengths[0].mean()), "trained": float(lengths[1].mean())},
         "strata": [asdict(s) for s in matched.strata],

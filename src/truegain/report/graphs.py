@@ -57,7 +57,7 @@ def difference_rows(data: Data) -> list[Row]:
     curves = data["pass_at_k"]
     if curves and curves["n"] > 1:
         rows.append(_row(curves["difference"], f"Any of {curves['n']} tries right", "temperature 1"))
-    if data["length_matched"]:
+    if data["length_matched"] and data["length_matched"]["difference"]:
         note = "best temperatures" + (", over problems only" if len(data["run"]["seeds"]) > 1 else "")
         rows.append(_row(data["length_matched"]["difference"], "At equal length", note))
     for arm, row in data["arms"].items():
@@ -132,10 +132,11 @@ def length_chart(data: Data) -> str:
     chart = dot_chart(dots, x, y, name="Accuracy of base and trained model by completion length")
     text = (
         "Right answers among completions of similar length; larger dots are more samples. In the table lengths are "
-        f"weighted alike; {100 * found['covered']:.0f} % of completions have a counterpart."
+        f"weighted alike; {100 * found['covered']:.0f} % of completions, and {found['matched']} of {found['wrong']} "
+        f"wrong ones, have a counterpart{', too few for a difference' if found['difference'] is None else ''}."
     )
     rows = [
-        (name, _share(found[arm]), f"{found['mean_tokens'][arm]:.1f}")
+        (name, _share(found[arm] if found["difference"] else None), f"{found['mean_tokens'][arm]:.1f}")
         for name, arm in (("Before", "base"), ("After", "trained"))
     ]
     table = _mini(("", "Right, lengths matched", "Mean tokens"), rows)

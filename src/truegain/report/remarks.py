@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
+from truegain.methods import evaluation as ev
 from truegain.report.escape import visible
-from truegain.report.tables import BASE, TRAINED, Table, flat
+from truegain.report.load import Record
+from truegain.report.tables import BASE, TRAINED, Group, Table, flat, stack
 from truegain.report.verdict import NONE, REAL, SHARPER, percent, points, span
 
 CONTROLS = {
@@ -29,7 +34,7 @@ def label(arm: str) -> tuple[str, str]:
 
 def remarks(data: Mapping[str, Any], tables: Sequence[Table]) -> list[str]:
     """Plain sentences, the weightier first."""
-    found = [*_close(data), *_gap(data), *_controls(data), *_coverage(data), *_length(data)]
+    found = [*_close(data), *_gap(data, tables), *_controls(data), *_coverage(data), *_length(data)]
     runs = _runs(tables) if data["gain"]["mean"] is not None else []
     found += [*_cut_and_abstained(tables), *_unjudged_training(tables), *runs, *_dropped(data), *_skipped(tables)]
     return [visible(text) for text in found]
@@ -43,27 +48,57 @@ def _close(data: Mapping[str, Any]) -> list[str]:
     return [f"The 95 % interval lies {side} zero but the 99 % interval, which decides, does not: test more problems."]
 
 
-def _gap(data: Mapping[str, Any]) -> list[str]:
+def _gap(data: Mapping[str, Any], tables: Sequence[Table]) -> list[str]:
     if data["run"]["proxy_is_gold"]:
         return [
             "Reward and truth are the same exact checker in this run, so no gap between them can exist. What can still "
             "mislead is chance, temperature and the choice of problems."
         ]
-    ends = [
-        (rows[0], rows[-1])
-        for points_ in data["curves"]["evals"]
-        if len(rows := [r for r in points_ if r["proxy"] is not None and r["gold"] is not None]) > 1
-    ]
-    if not ends:
+    reward, truth = standardised(tables)
+    if reward is None or truth is None or reward.low <= 0 or truth.shift >= reward.shift / 2:
         return []
-    rose = sum(b["proxy"] - a["proxy"] for a, b in ends) / len(ends)
-    gained = sum(b["gold"] - a["gold"] for a, b in ends) / len(ends)
-    if rose > 0.02 and gained < rose / 2:
-        return [
-            f"The reward rose by {rose:.3f} on dev while the truth moved by {points(gained)} points: the model may "
-            "have learned to please the reward rather than to solve the problems."
-        ]
-    return []
+    return [
+        f"From base to trained model the reward rose by {reward.mean:.3f}, which is {reward.shift:.1f} standard "
+        f"deviations of the base's completions, and the truth by {points(truth.mean)} points, {truth.shift:.1f} of its "
+        "own: the model may have learned to please the reward rather than to solve the problems."
+    ]
+
+
+@dataclass(frozen=True)
+class Shift:
+    """A rise from base to trained model: the mean, the low end of its 95 % interval, and in the base's deviations."""
+
+    mean: float
+    low: float
+    shift: float
+
+
+def standardised(tables: Sequence[Table]) -> tuple[Shift | None, Shift | None]:
+    """The rise of the reward and of the truth at temperature 1 on test, each in its own unit and in a shared one.
+
+    A reward is in units of its own, so that its rise and accuracy's compare only when each is divided by the standard
+    deviation of the base's completions. None for one that is unknown, or that does not vary in the base.
+    """
+    return _shift(tables, lambda r: r.proxy), _shift(tables, lambda r: r.gold)
+
+
+def _shift(tables: Sequence[Table], value: Callable[[Record], float | None]) -> Shift | None:
+    rows: list[Mapping[str, float]] = []
+    spread: list[float] = []
+    for t in tables:
+        arms = [_means(t.test(arm, 1.0), value) for arm in (BASE, TRAINED)]
+        if all(arms):
+            rows.append({p: arms[1][p] - arms[0][p] for p in arms[0].keys() & arms[1].keys()})
+            spread += [v for r in flat(t.test(BASE, 1.0)) if (v := value(r)) is not None]
+    if not any(rows) or not (deviation := float(np.std(spread))):
+        return None
+    found = ev.crossed_mean(stack(rows))
+    return None if np.isnan(found.low) else Shift(found.value, found.low, found.value / deviation)
+
+
+def _means(group: Group, value: Callable[[Record], float | None]) -> dict[str, float]:
+    known = {p: [v for r in samples if (v := value(r)) is not None] for p, samples in group.items()}
+    return {p: sum(values) / len(values) for p, values in known.items() if values}
 
 
 def _controls(data: Mapping[str, Any]) -> list[str]:
@@ -103,14 +138,23 @@ def _length(data: Mapping[str, Any]) -> list[str]:
     figure = data["length_matched"]
     if data["verdict"] != REAL or not figure:
         return []
+    if figure["difference"] is None:
+        return []
     if figure["covered"] < 0.5:
         return [
             f"Lengths changed so much that only {percent(figure['covered'])} of completions have a counterpart of "
             "similar length; the comparison at equal length says little."
         ]
     if figure["difference"]["low"] <= 0:
-        return [f"At equal length the difference is {points(figure['difference']['mean'])} points and not told from 0."]
+        return [
+            f"At equal length the difference is {points(figure['difference']['mean'])} points and not told from 0 "
+            f"({_matched(figure)})."
+        ]
     return []
+
+
+def _matched(figure: Mapping[str, Any]) -> str:
+    return f"{figure['matched']} of {figure['wrong']} wrong answers have a counterpart of their length"
 
 
 def _cut_and_abstained(tables: Sequence[Table]) -> list[str]:

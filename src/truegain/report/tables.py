@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -91,17 +91,21 @@ def difference(after: Mapping[str, float], before: Mapping[str, float], problems
     return {p: after.get(p, np.nan) - before.get(p, np.nan) for p in problems}
 
 
-def interval(x: np.ndarray) -> dict[str, Any]:
+Metric = Callable[..., ev.Estimate]
+
+
+def interval(x: np.ndarray, mean: Metric = ev.difference_mean) -> dict[str, Any]:
     """Mean over runs x problems with 95 % and 99 % intervals, clustered by problem and over runs.
 
+    ``mean`` is `difference_mean` for differences, `proportion_mean` for shares of right answers.
     Runs that were tried on different problems (less than half in common) are each one number: the interval then is
     over runs alone, which holds all their variation.
     """
     if x.shape[0] > 1 and (~np.isnan(x).any(axis=0)).mean() < 0.5:
         x, problems = np.nanmean(x, axis=1)[:, None], int((~np.isnan(x)).any(axis=0).sum())
-        narrow, wide = (ev.clustered_mean(x, level=level) for level in (0.95, 0.99))
+        narrow, wide = (mean(x.T, level=level) for level in (0.95, 0.99))
         return _as_dict(narrow, wide) | {"problems": problems}
-    narrow, wide = (ev.crossed_mean(x, level=level) for level in (0.95, 0.99))
+    narrow, wide = (mean(x, level=level) for level in (0.95, 0.99))
     return _as_dict(narrow, wide)
 
 
@@ -121,7 +125,7 @@ def _as_dict(narrow: ev.Estimate, wide: ev.Estimate) -> dict[str, Any]:
 def accuracy(tables: Sequence[Table], arm: str, temperature: float | None) -> dict[str, Any] | None:
     """An arm's test accuracy over the runs that have it (None: at the temperature dev chose)."""
     rows = [scores for t in tables if (scores := problem_scores(t.test(arm, temperature)))]
-    return interval(stack(rows)) if rows else None
+    return interval(stack(rows), ev.proportion_mean) if rows else None
 
 
 def gain(

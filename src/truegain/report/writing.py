@@ -6,19 +6,22 @@ import contextlib
 import json
 import os
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from truegain.core.errors import RunError
 from truegain.report.build import build
 from truegain.report.page import render_page
 
 
-def write(run: Path) -> Path:
-    """Build the report of a run folder, write ``report.json`` and ``report.html`` into it, return the page's path.
+def write(run: Path, data: Mapping[str, Any] | None = None) -> Path:
+    """Write ``report.json`` and ``report.html`` into a run folder and return the page's path.
 
-    Raises DataError when the folder holds no run, RunError when it cannot be written.
+    ``data`` is what `build` gave for the folder; it is built when None. Raises DataError when the folder holds no run,
+    RunError when it cannot be written.
     """
-    data, folder = build(run), Path(run)
+    data, folder = build(run) if data is None else data, Path(run)
     replace_file(folder / "report.json", json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
     return replace_file(folder / "report.html", render_page(data))
 

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from truegain.policy.decoder import head, layers_of, rotary, run, shape_of
+from truegain.policy.decoder import compute_dtype, embedded, rotary, run, shape_of, weights_of
 from truegain.rollout.plan import Plan, padded
 from truegain.rollout.shared import KeysValues, Shared, mixture, share
 
@@ -41,14 +41,14 @@ class LlamaDecoder:
     """`truegain.rollout.loop.Decoder`: reads each trunk once, then the suffixes, then one token per row at a time."""
 
     def __init__(self, model: Any) -> None:  # noqa: D107
-        self.model, self.shape, self.layers = model, shape_of(model), layers_of(model)
-        self.embedding = model.model.embed_tokens.weight
-        self.device, self.vocabulary = self.embedding.device, self.embedding.shape[0]
+        self.model, self.shape, self.weights = model, shape_of(model), weights_of(model)
+        embedding = model.model.embed_tokens.weight
+        self.device, self.vocabulary, self.dtype = embedding.device, embedding.shape[0], compute_dtype(embedding)
         self.grouped, self.scale = self.shape.heads != self.shape.kv_heads, self.shape.size**-0.5
 
     def cost(self, rows: int, trunks: int, given: tuple[int, int], room: int) -> int:
         """Bytes of the cache of so many rows, whose longest trunk and longest suffix are ``given``."""
-        slot = 2 * len(self.layers) * self.shape.kv_heads * self.shape.size * self.embedding.element_size()
+        slot = 2 * len(self.weights.layers) * self.shape.kv_heads * self.shape.size * self.dtype.itemsize
         copied = given[0] if rows < SHARED_FROM * trunks else 0
         return slot * (rows * (copied + given[1] + room) + trunks * given[0])
 
@@ -75,13 +75,13 @@ class LlamaDecoder:
             ends = hidden[torch.arange(len(of), device=self.device), (length - 1).clamp(min=0)]
             last = torch.where((length > 0)[:, None], ends, last)
             cache.used, cache.place = cache.used + longest, cut + length
-        return cache, head(self.model, last)
+        return cache, F.linear(last, *self.weights.head)
 
     def step(self, state: Cache, tokens: Tensor) -> Tensor:
         """See `truegain.rollout.loop.Decoder`."""
         heads, size, slot, count = self.shape.kv_heads, self.shape.size, state.used, len(tokens)
         rows, each, shared = count * heads, self.shape.heads // heads, state.shared
-        bias, beta = state.place.new_zeros((1, 1, 1), dtype=self.embedding.dtype), 0
+        bias, beta = state.place.new_zeros((1, 1, 1), dtype=self.dtype), 0
         if state.bias is not None:
             bias, beta = state.bias[:, None, : slot + 1].repeat_interleave(heads, 0), 1
 
@@ -98,9 +98,9 @@ class LlamaDecoder:
             return mixed.add_(mixture(p[..., : slot + 1], values)).view(count, -1)
 
         rope = (state.rope[0][state.place], state.rope[1][state.place])
-        hidden = run(self.model, self.layers, self.shape, F.embedding(tokens, self.embedding), rope, attend)
+        hidden = run(self.weights, self.shape, embedded(self.model, tokens), rope, attend)
         state.used, state.place = slot + 1, state.place + 1
-        return head(self.model, hidden)
+        return F.linear(hidden, *self.weights.head)
 
     def select(self, state: Cache, rows: Tensor) -> Cache:
         """See `truegain.rollout.loop.Decoder`. Rows move up within the memory that is there."""
@@ -124,15 +124,14 @@ class LlamaDecoder:
             return mixed.transpose(1, 2).flatten(2)
 
         here = (rope[0][: tokens.shape[1]], rope[1][: tokens.shape[1]])
-        x = F.embedding(tokens, self.embedding)
-        return run(self.model, self.layers, self.shape, x, here, attend), blocks
+        return run(self.weights, self.shape, embedded(self.model, tokens), here, attend), blocks
 
     def _read_suffixes(self, tokens: Tensor, cache: Cache) -> Tensor:
         """Hidden states [B, S, d] of right-padded suffixes [B, S] that go on at each row's place; kept in the cache."""
         used, end, shared = cache.used, cache.used + tokens.shape[1], cache.shared
         steps = torch.arange(tokens.shape[1], device=self.device)
         wide = 0 if shared is None else shared.blocks[0][0].shape[2]
-        mask = self.embedding.new_zeros((*tokens.shape, wide + end))
+        mask = torch.zeros((*tokens.shape, wide + end), dtype=self.dtype, device=self.device)
         if shared is not None and shared.bias is not None:
             mask[..., :wide] += shared.bias[:, None]
         if cache.bias is not None:
@@ -152,16 +151,16 @@ class LlamaDecoder:
 
         places = cache.place[:, None] + steps
         rope = (cache.rope[0][places], cache.rope[1][places])
-        return run(self.model, self.layers, self.shape, F.embedding(tokens, self.embedding), rope, attend)
+        return run(self.weights, self.shape, embedded(self.model, tokens), rope, attend)
 
     def _memory(self, rows: int, slots: int) -> list[KeysValues]:
-        shape = (rows, self.shape.kv_heads, slots, self.shape.size)
-        return [(self.embedding.new_empty(shape), self.embedding.new_empty(shape)) for _ in self.layers]
+        shape, how = (rows, self.shape.kv_heads, slots, self.shape.size), {"dtype": self.dtype, "device": self.device}
+        return [(torch.empty(shape, **how), torch.empty(shape, **how)) for _ in self.weights.layers]
 
     def _behind(self, count: Tensor, filled: int, room: int) -> Tensor:
         """[B, filled + room]: -inf at the filled slots behind a row's ``count``, 0 elsewhere."""
         slot = torch.arange(filled + room, device=self.device)
-        bias = self.embedding.new_zeros((len(count), filled + room))
+        bias = torch.zeros((len(count), filled + room), dtype=self.dtype, device=self.device)
         return bias.masked_fill_((slot >= count[:, None]) & (slot < filled), float("-inf"))
 
 

@@ -15,13 +15,15 @@ from truegain.rollout.plan import padded
 Logp = tuple[float, ...]
 # Beyond this many tokens a tree is cut in two: attention costs the square of its length, a trunk read twice does not
 TREE_TOKENS = 1024
+# A pass over more tokens is no faster, and its activations take memory
+PASS_TOKENS = 4096
 
 
 def score_trees(model: Any, requests: Sequence[Request], limit: int) -> list[Logp]:
     """Log-prob at temperature 1 of every suffix token. A tree is a trunk and its suffixes, in one row.
 
     A suffix token sees ``trunk[:cut]`` and the suffix before it, at positions that go on from the cut. Trees are
-    padded and run together while their masks and logits stay below ``limit`` bytes.
+    padded and run together while their masks and logits stay below ``limit`` bytes, and below `PASS_TOKENS` tokens.
     """
     result: list[Logp] = [()] * len(requests)
     for trees in _batches(_trees(requests), requests, limit, model.config.vocab_size):
@@ -55,8 +57,9 @@ def _batches(
 
     batch: list[list[int]] = []
     for tree in sorted(trees, key=length):
+        tokens = (len(batch) + 1) * length(tree)
         # the mask, and three float copies of the logits
-        if batch and (len(batch) + 1) * length(tree) * (4 * length(tree) + 12 * vocabulary) > limit:
+        if batch and (tokens > PASS_TOKENS or tokens * (4 * length(tree) + 12 * vocabulary) > limit):
             yield batch
             batch = []
         batch.append(tree)

@@ -18,7 +18,7 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -44,7 +44,7 @@ class Result:
 class _Process:
     """One worker: its process, its three pipes, and the call it is busy with."""
 
-    def __init__(self, setup: bytes, output: Output, deadline: float) -> None:
+    def __init__(self, setup: bytes, output: Output, deadline: float, environment: Mapping[str, str]) -> None:
         ends = [os.pipe() for _ in range(3)]
         (request_read, self.requests), (self.replies, reply_write), (life_read, self.lifeline) = ends
         theirs = (request_read, reply_write, life_read)
@@ -56,6 +56,7 @@ class _Process:
                 stdout=where,
                 stderr=where,
                 pass_fds=theirs,
+                env={**os.environ, **environment},
                 start_new_session=True,  # the terminal's Ctrl-C is the parent's affair
             )
         except BaseException:
@@ -153,7 +154,8 @@ class Workers:
     ``start_deadline`` bounds the import of the target, which no call pays for. ``memory_mb`` bounds the address space
     (MiB) that calls may add to what the loaded target holds. ``adapter`` names a function that is given the loaded
     target and returns the function to call instead. ``output`` says where the target's prints go: ``discard`` or
-    ``stderr``. What a call starts dies with its worker, unless it makes a session of its own.
+    ``stderr``. ``environment`` adds variables to those that the processes inherit. What a call starts dies with its
+    worker, unless it makes a session of its own.
 
     Raises SettingError when a number is out of bounds or the target cannot be loaded.
 
@@ -173,6 +175,7 @@ Abstain(reason='TypeError: must be real number, not str')]
         adapter: str | None = None,
         start_deadline: float = 120.0,
         output: Output = "discard",
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         """Start the processes and return when the first one has loaded the target."""
         for name, value in (("count", count), ("deadline", deadline), ("start_deadline", start_deadline)):
@@ -183,6 +186,7 @@ Abstain(reason='TypeError: must be real number, not str')]
         self.target, self.count, self.deadline = target, count, deadline
         self._start_deadline = start_deadline
         self._output: Output = output
+        self._environment = dict(environment or {})
         self._setup: dict[str, Any] = {"target": target, "adapter": adapter, "memory_mb": memory_mb}
         self._lock = threading.Lock()
         self._short = False
@@ -313,7 +317,7 @@ Abstain(reason='TypeError: must be real number, not str')]
             folder = os.getcwd()
             path = sys.path if folder in sys.path or "" in sys.path else [*sys.path, folder]
             setup = json.dumps({**self._setup, "path": [entry or folder for entry in path]}).encode() + b"\n"
-            self._alive.add(_Process(setup, self._output, self._start_deadline))
+            self._alive.add(_Process(setup, self._output, self._start_deadline, self._environment))
 
     def _give_up(self, answers: dict[int, Result | Abstain], todo: deque[int], reason: str) -> None:
         """A worker could not start: go on with those there are, or else give one call up, so that `map` ends."""

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from truegain.core.errors import SettingError, nearest
 from truegain.core.types import Task
-from truegain.tasks import add, calculator, chain, countdown, sort
+from truegain.tasks import add, calculator, chain, countdown, program, search, sort
 from truegain.tasks.bandit import Bandit
 from truegain.tasks.generated import CHARSET, MARKS, STYLES, Generated, Rules, policy_spans, token_length, tool_call
 
@@ -27,7 +27,7 @@ __all__ = [
 ]
 
 TASKS: dict[str, Rules] = {
-    rules.name: rules for rules in (sort.RULES, countdown.RULES, add.RULES, chain.RULES, calculator.RULES)
+    room.RULES.name: room.RULES for room in (sort, countdown, add, chain, calculator, program, search)
 }
 NAMES = (*TASKS, "bandit")
 """Every embedded task; `bandit` is for the table policy."""
@@ -82,7 +82,7 @@ def embedded(spec: str) -> Task:
 
 
 def make(spec: str) -> Task:
-    """The task, data file or mixture that a spec names: ``sort,level=6``, ``data.jsonl``, ``sort,weight=2+add``.
+    """The task that a spec names: ``sort,level=6``, ``data.jsonl``, ``gym:leg_counting``, ``sort,weight=2+add``.
 
     Raises SettingError or DataError naming what is wrong with the spec or the file.
     """

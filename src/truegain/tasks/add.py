@@ -1,11 +1,19 @@
-"""Add two whole numbers. The level is how many digits each has. Content: ``47 85``. The trace goes digit by digit."""
+"""Add two whole numbers of as many digits each as the level says. Content: ``47 85``. The trace goes digit by digit.
+
+Levels 1 to 12 draw the digits at random. Level ``100 * digits + columns``, such as 502, also says how far a carry
+travels: the longest run of columns whose digits add up to 9 and that are handed a carry is that many columns, from 1
+to digits - 1. Sums by head, highest digit first, get harder with every such column, and so do long ones digit by digit.
+"""
 
 from __future__ import annotations
 
 import random
 import re
 
+from truegain.core.errors import SettingError
 from truegain.tasks.generated import Rules, Step, weave, whole_number
+
+MAX_DIGITS = 12
 
 
 def _terms(content: str) -> tuple[str, str]:
@@ -15,9 +23,44 @@ def _terms(content: str) -> tuple[str, str]:
     return left, right
 
 
-def _draw(rng: random.Random, level: int) -> str:
-    low = 10 ** (level - 1) if level > 1 else 0
-    return f"{rng.randrange(low, 10**level)} {rng.randrange(low, 10**level)}"
+def _shape(level: int) -> tuple[int, int | None]:
+    """Digits, and how many columns a carry travels through (None: as it comes)."""
+    digits, columns = divmod(level, 100)
+    if not digits:
+        digits, columns = level, None
+    if not 1 <= digits <= MAX_DIGITS or not (columns is None or 1 <= columns < digits):
+        raise SettingError(
+            f"task add: there is no level {level}; it is 1 to {MAX_DIGITS} digits, or 100 * digits + columns that a "
+            "carry travels through, such as 502"
+        )
+    return digits, columns
+
+
+def _draw(rng: random.Random, level: int) -> str | None:
+    digits, columns = _shape(level)
+    low = 10 ** (digits - 1) if digits > 1 else 0
+    left, right = (str(rng.randrange(low, 10**digits)) for _ in range(2))
+    if columns is not None:
+        start = rng.randrange(digits - columns)
+        nines = "".join(str(9 - int(digit)) for digit in left[start : start + columns])
+        right = right[:start] + nines + right[start + columns :]
+        if right[0] == "0" or travelled(left, right) != columns:
+            return None
+    return f"{left} {right}"
+
+
+def travelled(left: str, right: str) -> int:
+    """The longest run of adjacent columns whose digits add up to 9 and that are handed a carry.
+
+    >>> travelled("4873", "1127")  # 3 + 7 carries, through 7 + 2 and 8 + 1
+    2
+    """
+    carry, run, longest = 0, 0, 0
+    for a, b in zip(reversed(left), reversed(right), strict=True):
+        run = run + 1 if carry and int(a) + int(b) == 9 else 0
+        longest = max(longest, run)
+        carry = (int(a) + int(b) + carry) // 10
+    return longest
 
 
 def _key(content: str) -> str:
@@ -49,8 +92,9 @@ def _think(content: str, draw: random.Random) -> str:
 
 
 def _longest(level: int, style: str) -> int:
-    line = 10 + level
-    return level + 3 + (0 if style == "direct" else level * line + line + 8 + 18 + 2)
+    digits, _ = _shape(level)
+    line = 10 + digits
+    return digits + 3 + (0 if style == "direct" else digits * line + line + 8 + 18 + 2)
 
 
 def _instruction(content: str) -> str:
@@ -60,8 +104,8 @@ def _instruction(content: str) -> str:
 RULES = Rules(
     name="add",
     word="add",
-    levels=(1, 12),
-    default={"direct": 5, "trace": 7},
+    levels=(1, 100 * MAX_DIGITS + MAX_DIGITS - 1),
+    default={"direct": 502, "trace": 705},
     draw=_draw,
     key=_key,
     answer=_answer,

@@ -48,6 +48,11 @@ class Bandit:
         return ()
 
     @property
+    def supplies(self) -> tuple[str, ...]:
+        """The columns that its checker fills."""
+        return ("correct",)
+
+    @property
     def max_tokens(self) -> int:
         """One arm."""
         return 1

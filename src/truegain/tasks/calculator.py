@@ -3,33 +3,34 @@
 from __future__ import annotations
 
 import random
+from copy import deepcopy
 from typing import Any
 
-from truegain.tasks.arithmetic import Tree, parse, value, written
-from truegain.tasks.generated import RECHECK, WRONG_TURN, Rules, whole_number
+from truegain.tasks.arithmetic import MAX_CHARS, Tree, parse, value, written
+from truegain.tasks.generated import RECHECK, WRONG_TURN, Rules, Tool, whole_number
 
 CALL_COST = 0.05
 LARGEST = 10**6
 
 
 class Calculator:
-    """The world of the calculator task: one tool, and how often it was called."""
+    """The world of the calculator task: one tool, and the record of its calls, ``{"name", "parameters", "result"}``."""
 
     def __init__(self) -> None:  # noqa: D107
-        self._calls, self._errors = 0, 0
+        self.calls: list[dict[str, Any]] = []
 
     def reset(self, **row: Any) -> str | None:
         """Begin a problem; the prompt says everything, so nothing is added to it."""
-        self._calls, self._errors = 0, 0
+        self.calls = []
         return None
 
-    def snapshot(self) -> dict[str, int]:
-        """How many calls there were, and how many of them failed."""
-        return {"calls": self._calls, "errors": self._errors}
+    def snapshot(self) -> dict[str, Any]:
+        """A copy of the record."""
+        return {"calls": deepcopy(self.calls)}
 
-    def restore(self, state: dict[str, int]) -> None:
+    def restore(self, state: dict[str, Any]) -> None:
         """Return to a state that `snapshot` gave."""
-        self._calls, self._errors = int(state["calls"]), int(state["errors"])
+        self.calls = deepcopy(state["calls"])
 
     def calculate(self, expression: str) -> str:
         """Evaluate an arithmetic expression of whole numbers, + - * / and parentheses, exactly.
@@ -40,12 +41,13 @@ class Calculator:
         Returns:
             The result, or a text that starts with "error".
         """
-        self._calls += 1
         try:
-            return written(value(parse(expression, unary=True)))
+            said = written(value(parse(expression, unary=True)))
         except ValueError as bad:
-            self._errors += 1
-            return f"error {bad}"
+            said = f"error {bad}"
+        # What is too long to be read is not worth keeping whole.
+        self.calls.append({"name": "calculate", "parameters": {"expression": expression[:MAX_CHARS]}, "result": said})
+        return said
 
 
 def _draw(rng: random.Random, level: int) -> str | None:
@@ -97,8 +99,7 @@ def _slip(expression: str, draw: random.Random) -> str:
 def _think(content: str, draw: random.Random) -> str:
     """Easy expressions are half the time done by head; others in one call or operation by operation."""
     tree, answer = parse(content), _answer(content)
-    easy = len(content) == 3
-    if easy and draw.random() < 0.5:
+    if _easy(content) and draw.random() < 0.5:
         lines = [f"{content}={answer}"]
     else:
         asked = [content] if draw.random() < 0.6 else _parts(tree)
@@ -110,6 +111,15 @@ def _think(content: str, draw: random.Random) -> str:
     return "<think>" + "\n".join(lines) + "</think>"
 
 
+def _gold(content: str) -> list[str]:
+    """One call of the whole expression, or none where it is easily done by head: two digits and an operator."""
+    return [] if _easy(content) else [content]
+
+
+def _easy(content: str) -> bool:
+    return len(content) == 3
+
+
 def _longest(level: int, style: str) -> int:
     # A call is an expression, a result of at most nine characters, four marks and a line end. The whole expression
     # may be called twice (a wrong turn, a re-check) beside one call per operation, the first on numbers of two digits.
@@ -119,6 +129,10 @@ def _longest(level: int, style: str) -> int:
 
 def _instruction(content: str) -> str:
     return f"What is {content}?"
+
+
+def _run(world: Any, text: str) -> str:
+    return world.calculate(text)
 
 
 RULES = Rules(
@@ -134,5 +148,10 @@ RULES = Rules(
     instruction=_instruction,
     longest=_longest,
     call_cost=CALL_COST,
-    world=Calculator,
+    tool=Tool(
+        world=Calculator,
+        call=_run,
+        gold=_gold,
+        help="To use the calculator, write <tool>expression</tool>; its result follows in <result></result>.",
+    ),
 )

@@ -137,6 +137,11 @@ class FileTask:
             raise IndexError(f"{self.name}: the {split} split has {len(problems)} problems, no index {index}")
         return problems[index]
 
+    @property
+    def supplies(self) -> tuple[str, ...]:
+        """The columns that its checker fills; without answers it judges only whether there is one."""
+        return ("correct", "answered") if self.has_answers else ("answered",)
+
     def size(self, split: Split) -> int:
         """How many problems the split has."""
         return len(self._of(split))

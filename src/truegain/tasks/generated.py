@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import Any, Literal, cast
+from typing import Any, Literal, Protocol, cast
 
 from truegain.core.errors import SettingError, nearest
 from truegain.core.types import SPLITS, Abstain, Environment, Problem, Rollout, Split
@@ -26,6 +26,7 @@ CHARSET = "0123456789abcdefghijklmnopqrstuvwxyz \n+-*/=(),.:;?!><|_#^%&[]"
 """Every other character that a prompt or a demonstration may hold; one token each."""
 MAX_ANSWER = 400
 MAX_TAIL = 400
+MAX_CALLS = 32
 MAX_DRAWS = 20_000
 RECHECK, WRONG_TURN = 0.20, 0.15
 
@@ -44,6 +45,34 @@ class Step:
     check: str | None = None
 
 
+class Recorder(Environment, Protocol):
+    """A world that keeps what was called: ``{"name", "parameters", "result"}`` per call, in order."""
+
+    calls: list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Tool:
+    """The one tool of a task, as functions.
+
+    ``world`` makes the environment, a `Recorder`. ``call(world, text)`` runs what stands in the tool marks. ``gold``
+    gives the calls, as such texts, by which a content is solved. ``help`` tells a chat model how to call.
+    """
+
+    world: Callable[[], Recorder]
+    call: Callable[[Any, str], str]
+    gold: Callable[[str], Sequence[str]]
+    help: str
+
+    def recorded(self, content: str, texts: Sequence[str]) -> list[dict[str, Any]]:
+        """The record of these calls, made in a world of their own. What a completion claims as results is not read."""
+        world = self.world()
+        world.reset(content=content)
+        for text in texts:
+            self.call(world, text)
+        return world.calls
+
+
 @dataclass(frozen=True)
 class Rules:
     """What makes one generated task, as functions of the problem's content (a short string).
@@ -53,7 +82,9 @@ class Rules:
     read. ``correct(content, text)`` judges an answer text of at most `MAX_ANSWER` characters. ``think`` writes the
     reference trace. ``longest(level, style)`` bounds a demonstration's tokens. ``levels`` are the lowest and the
     highest, ``default`` the level of each style at which the embedded model is right in 25 to 60 % of its samples.
-    ``world`` makes the environment of a task with a tool, ``call_cost`` its default.
+    ``shown`` is what the prompt shows of a content, all of it unless the content holds the answer. ``facts(content,
+    answer)`` finds more than right or wrong, ``supplies`` names the columns among them. ``tool`` is that of a task with
+    one, ``call_cost`` the default cost of a call.
     """
 
     name: str
@@ -67,8 +98,16 @@ class Rules:
     think: Callable[[str, random.Random], str]
     instruction: Callable[[str], str]
     longest: Callable[[int, str], int]
+    shown: Callable[[str], str] = str
+    facts: Callable[[str, str | None], Mapping[str, Any]] | None = None
+    supplies: tuple[str, ...] = ()
     call_cost: float = 0.0
-    world: Callable[[], Environment] | None = None
+    tool: Tool | None = None
+
+    @property
+    def world(self) -> Callable[[], Environment] | None:
+        """Makes the environment of a task with a tool."""
+        return None if self.tool is None else self.tool.world
 
 
 @dataclass(frozen=True)
@@ -114,6 +153,12 @@ class Generated:
         return ("</answer>",) if self.rules.world is None else ("</answer>", "</tool>")
 
     @property
+    def supplies(self) -> tuple[str, ...]:
+        """The columns that `score` fills."""
+        tool = () if self.rules.tool is None else ("tool_calls", "tool_errors", "tool_cost")
+        return ("correct", "answered", *tool, *self.rules.supplies)
+
+    @property
     def max_tokens(self) -> int:
         """Tokens that always suffice for a reference demonstration at this level and style, end mark included."""
         return self.rules.longest(self.level, self.style) + 1
@@ -129,7 +174,9 @@ class Generated:
         if index < 0:
             raise IndexError(f"task {self.name}: problem {index} does not exist; indices start at 0")
         content = self._content(split, index)
-        meta = {"task": self.name, "level": self.level, "style": self.style, "content": content}
+        meta: dict[str, Any] = {"task": self.name, "level": self.level, "style": self.style, "content": content}
+        if self.rules.tool is not None:
+            meta["calls"] = self.rules.tool.recorded(content, self.rules.tool.gold(content))
         ident = f"{self.name}-{split}-{digest(self.name, content).hex()}"
         problem = Problem(ident, prompt_text(self.rules, content, self.style), self.rules.answer(content), meta)
         if not self.chat:
@@ -157,15 +204,16 @@ class Generated:
         lines = [self.rules.instruction(str(problem.meta["content"]))]
         if problem.meta["style"] == "trace":
             lines.append("Think step by step inside <think></think>, one step per line.")
-            if self.rules.world is not None:
-                lines.append(
-                    "To use the calculator, write <tool>expression</tool>; its result follows in <result></result>."
-                )
+            if self.rules.tool is not None:
+                lines.append(self.rules.tool.help)
         lines.append("Give only the final answer inside <answer></answer>, once, and nothing after it.")
         return "\n".join(lines)
 
     def score(self, problem: Problem, rollout: Rollout) -> Mapping[str, Any] | Abstain:
-        """Facts ``correct`` and ``answered`` (0.0 or 1.0); for a tool ``tool_calls``, ``tool_errors``, ``tool_cost``.
+        """Facts ``correct`` and ``answered`` (0.0 or 1.0), and what the task's rules find.
+
+        For a tool ``tool_calls``, ``tool_errors``, ``tool_cost``; ``calls``, the record of the first `MAX_CALLS` calls
+        (name, parameters, result), made again, so that forged results do not stand in it; and ``final``, the answer.
 
         Linear in the length of the text. A missing, malformed or second answer is wrong, never an abstention;
         a problem that does not carry a readable content is one.
@@ -177,11 +225,14 @@ class Generated:
             return Abstain(f"problem {problem.id}: not a readable {self.name} problem")
         found = answer_of(rollout.text)
         right = found is not None and self.rules.correct(cast(str, content), found)
-        facts = {"correct": float(right), "answered": float(found is not None)}
-        if self.rules.world is not None:
-            calls = tool_calls(rollout.text)
-            facts |= {"tool_calls": float(calls), "tool_errors": float(rollout.text.count("<result>error"))}
-            facts["tool_cost"] = self.call_cost * calls
+        facts: dict[str, Any] = {"correct": float(right), "answered": float(found is not None)}
+        if self.rules.facts is not None:
+            facts |= self.rules.facts(cast(str, content), found)
+        if self.rules.tool is not None:
+            calls = tool_texts(rollout.text)
+            facts |= {"tool_calls": float(len(calls)), "tool_errors": float(rollout.text.count("<result>error"))}
+            facts["tool_cost"] = self.call_cost * len(calls)
+            facts |= {"calls": self.rules.tool.recorded(cast(str, content), calls[:MAX_CALLS]), "final": found}
         return facts
 
     def final(self, problem: Problem, text: str) -> str | None:
@@ -194,8 +245,14 @@ class Generated:
 
     def respond(self, env: Environment, text: str) -> str | None:
         """Run the trailing tool call of a completion so far; the text to append, or None when there is no call."""
-        expression = tool_call(text)
-        return None if expression is None else f"<result>{cast(Any, env).calculate(expression)}</result>"
+        called, tool = tool_call(text), self.rules.tool
+        return None if called is None or tool is None else f"<result>{tool.call(env, called)}</result>"
+
+    def step_verdicts(self, problem: Problem, text: str) -> list[float] | None:
+        """1.0 or 0.0 for each step of a completion; None where the task has no exact judge of steps."""
+        from truegain.tasks.verdicts import step_verdicts  # it imports tasks, which import this file
+
+        return step_verdicts(problem, text)
 
 
 def digest(*parts: str) -> bytes:
@@ -211,7 +268,7 @@ def split_of(rules: Rules, content: str) -> Split:
 
 def prompt_text(rules: Rules, content: str, style: str) -> str:
     """The compact prompt of the embedded models: ``sort 5 3 8 1``, then `` think`` for the trace style."""
-    return f"{rules.word} {content}{' think' if style == 'trace' else ''}\n"
+    return f"{rules.word} {rules.shown(content)}{' think' if style == 'trace' else ''}\n"
 
 
 def answer_of(text: str) -> str | None:
@@ -253,9 +310,14 @@ def tool_call(text: str) -> str | None:
     return None if start < 0 else body[start + len("<tool>") :]
 
 
-def tool_calls(text: str) -> int:
-    """How many calls `tool_call` would have seen while the text grew."""
-    return sum("<tool>" in piece for piece in text.split("</tool>")[:-1])
+def tool_texts(text: str) -> list[str]:
+    """What `tool_call` would have seen while the text grew.
+
+    >>> tool_texts("<tool>1+1</tool><result>2</result><tool>2*3</tool>")
+    ['1+1', '2*3']
+    """
+    pieces = (piece.rpartition("<tool>") for piece in text.split("</tool>")[:-1])
+    return [after for _, mark, after in pieces if mark]
 
 
 def policy_spans(text: str) -> list[tuple[int, int]]:

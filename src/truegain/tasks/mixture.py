@@ -12,6 +12,7 @@ from typing import Any, cast
 
 from truegain.core.errors import SettingError, nearest
 from truegain.core.types import Abstain, Environment, Problem, Rollout, Split, Task
+from truegain.tasks import gym
 from truegain.tasks._rows import SUFFIXES
 from truegain.tasks.files import FileTask
 
@@ -22,6 +23,7 @@ _FILE_KNOBS: dict[str, Callable[[str], Any]] = {
     "name": str,
     "prompt_column": str,
     "answer_column": str,
+    "completion_column": str,
     "max_prompt_chars": int,
 }
 
@@ -93,6 +95,26 @@ class Mixture:
             if member is None
             else member.score(problem, rollout)
         )
+
+    def score_all(self, problems: Sequence[Problem], rollouts: Sequence[Rollout]) -> list[Mapping[str, Any] | Abstain]:
+        """`score` of many rollouts, ``problems[i]`` being that of ``rollouts[i]``; each member gets its own at once."""
+        found: list[Mapping[str, Any] | Abstain] = [
+            Abstain(f"problem {problem.id}: of no task of {self.name}") for problem in problems
+        ]
+        for member in self.members:
+            rows = [i for i, problem in enumerate(problems) if self._of(problem) is member]
+            asked, written = [problems[i] for i in rows], [rollouts[i] for i in rows]
+            together = getattr(member, "score_all", None)
+            verdicts = together(asked, written) if together else [*map(member.score, asked, written)]
+            for i, verdict in zip(rows, verdicts, strict=True):
+                found[i] = verdict
+        return found
+
+    @property
+    def supplies(self) -> tuple[str, ...]:
+        """The columns that every member supplies. AttributeError where a member does not say."""
+        given = [cast(Any, task).supplies for task in self.members]
+        return tuple(name for name in given[0] if all(name in other for other in given))
 
     def final(self, problem: Problem, text: str) -> str | None:
         """The completion's answer, as the problem's member reads it."""
@@ -169,10 +191,11 @@ class MixedWorld:
 
 
 def parse(spec: str, *, needs_answer: bool = True, seed: int = 0) -> Task:
-    """The task that a spec names: an embedded task, a data file, or several with weights joined by ``+``.
+    """The task that a spec names: an embedded task, a data file, one of reasoning-gym, or several joined by ``+``.
 
-    ``sort,level=6,style=trace``; ``path/to/file.jsonl,test=path/to/test.jsonl``; ``sort,weight=2+add,level=3``.
-    A file's keys are checker, dev, test, name, prompt_column, answer_column and max_prompt_chars.
+    ``sort,level=6,style=trace``; ``path/to/file.jsonl,test=path/to/test.jsonl``; ``gym:leg_counting,max_animals=4``;
+    ``sort,weight=2+add,level=3``. A file's keys are checker (exact or math), dev, test, name, prompt_column,
+    answer_column, completion_column and max_prompt_chars.
     ``needs_answer=False`` admits files without an answer column, for reward functions to judge. ``seed`` is the
     mixture's.
 
@@ -217,12 +240,14 @@ def _one(spec: str, needs_answer: bool) -> tuple[Task, float]:
             rest.append((key, text))
     if _is_file(name):
         return FileTask(name, needs_answer=needs_answer, **_file_knobs(name, rest)), weight
+    if name.startswith(gym.PREFIX):
+        return gym.from_settings(name, rest), weight
     from truegain.tasks import NAMES, embedded
 
     if name not in NAMES:
         raise SettingError(
-            f"unknown task {name!r}{nearest(name, set(NAMES))}; there are {' '.join(NAMES)}, and files that end in "
-            f"{', '.join(SUFFIXES)}"
+            f"unknown task {name!r}{nearest(name, {*NAMES, *gym.names()})}; there are {' '.join(NAMES)}, "
+            f"{gym.PREFIX}NAME for those of reasoning-gym, and files that end in {', '.join(SUFFIXES)}"
         )
     return embedded(",".join([name, *(f"{key}={text}" for key, text in rest)])), weight
 

@@ -17,7 +17,7 @@ from truegain.policy.policy import Policy
 from truegain.tasks.mixture import parse
 from truegain.train.folder import RunFolder
 from truegain.train.online import Setup, check, problems, train
-from truegain.train.run import Plan, fitted, proxy_is_gold, reward_functions
+from truegain.train.run import Plan, fitted, load_policy, proxy_is_gold, reward_functions
 
 
 def dry_run(plan: Plan) -> dict[str, Any]:
@@ -29,7 +29,7 @@ def dry_run(plan: Plan) -> dict[str, Any]:
     task = parse(plan.task, needs_answer=not plan.rewards)
     form = fitted(plan.form, task)
     check(form)
-    policy = Policy.load(plan.model, dtype=plan.dtype, device=plan.device)
+    policy = load_policy(plan, plan.seeds[0])
     first = problems(task, "train", 0, 1, plan.seeds[0])[0]
     prompt = policy.encode_prompt(first.prompt)
     size = sum(p.numel() for p in policy.model.parameters())

@@ -110,7 +110,7 @@ def _body(name: str, role: Role, policy: Policy, base: Policy) -> tuple[Policy, 
     if role.source == "policy":
         body = policy
     elif role.source == "init":
-        body = base if role.lr is None else _trainable_copy(base)
+        body = base if role.lr is None else base.trainable_copy()
     else:
         body = Policy.load(role.source, dtype=str(policy.dtype).removeprefix("torch."), device=str(policy.device))
         if body.tokenizer.get_vocab() != policy.tokenizer.get_vocab():
@@ -133,12 +133,6 @@ def width_of(policy: Policy) -> int:
     if width is None:
         raise WiringError(f"a head reads hidden states, and the policy {policy.source!r} has none: use another --model")
     return int(width)
-
-
-def _trainable_copy(base: Policy) -> Policy:
-    copy = base.reference()
-    copy.model.requires_grad_(True)
-    return copy
 
 
 def _trainable(policy: Policy, head: ScalarHead | None, role: Role | None) -> list[tuple[str, Tensor]]:
@@ -223,7 +217,7 @@ def restore_models(
         place = folder if model.name == "policy" else folder / "roles" / model.name
         if model.role is None or model.role.source != "policy":
             dtype = str(model.policy.dtype).removeprefix("torch.")
-            model.policy.load_weights(Policy.load(place, dtype=dtype).model.state_dict())
+            model.policy.load_weights(Policy.load(place, dtype=dtype).weights())
         if model.head is not None:
             model.head.load_state_dict(ScalarHead.load(place / "head.safetensors").state_dict())
         own = {key.partition("/")[2]: t for key, t in tensors.items() if key.partition("/")[0] == model.name}

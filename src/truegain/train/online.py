@@ -22,12 +22,12 @@ from truegain.train.drawing import SEED_STRIDE as SEED_STRIDE
 from truegain.train.drawing import Draw, judge, problems, resample
 from truegain.train.folder import RunFolder
 from truegain.train.folds import begin_folds, run_folds
-from truegain.train.learner import learning_rate, update
+from truegain.train.learner import learning_rate, logp_pass, update
 from truegain.train.ledger import Ledger, ModelCost, attended, model_cost, spend
 from truegain.train.memory import memory
 from truegain.train.models import Model, check_roles, load_models, optimisers_saved, restore_models, write_models
 from truegain.train.setup import Setup, State, facts_of, form_now
-from truegain.train.shaping import check_columns, not_finite, shape
+from truegain.train.shaping import check_columns, not_finite, renewed, shape
 from truegain.train.truth import look
 
 __all__ = ["SEED_STRIDE", "Setup", "check", "facts_of", "judge", "problems", "train"]
@@ -110,11 +110,15 @@ def learn(
     form = setup.form
     facts = facts_of(form, step)
     advantages, logs = arithmetic.credit_stage(form, batch, facts)
-    steps, more = arithmetic.plan_stage(form, batch, advantages, facts)
-    logs = merge(logs, more)
+    parts, more = arithmetic.plan_parts(form, batch, facts)
+    logs, renews = merge(logs, more), arithmetic.renews(form)
     spent, trained = Ledger(), 0
     norms: dict[str, list[float]] = {}
-    for part in steps:
+    prompts = [r.trained_prompt for r in rollouts]
+    if renews:
+        batch = batch.add(shift=batch["reward"].new_full((batch.rows, len(parts)), float("nan")))
+    for n, tokens in enumerate(parts):
+        part = arithmetic.weigh(form, batch, advantages, tokens, facts, logs)
         rows = [rollouts[i] for i in part.rows.tolist()]
         try:
             done = update(form, models, part, [r.trained_prompt for r in rows], facts)
@@ -128,6 +132,9 @@ def learn(
             norms.setdefault(role, []).append(norm)
         named = {_of(role, "loss"): (loss, 1.0) for role, loss in done.loss.items()}
         logs = merge(logs, done.logs, named)
+        if renews and n + 1 < len(parts):
+            batch = renewed(batch, logp_pass(setup.policy, prompts, batch, form.loop), tokens, n)
+            spent += _pass_cost(model_cost(setup.policy.model), "scored", rollouts)
     logs["truegain/trained_rows"] = (float(trained), 1.0)
     return logs, {role: sum(found) / len(found) for role, found in norms.items()}, spent
 

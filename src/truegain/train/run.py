@@ -35,7 +35,10 @@ from truegain.train.tiny import demonstration_example
 from truegain.train.truth import fixed_problems, judge_arm, look
 
 SIZES: Mapping[str, int] = {"dev": 200, "test": 400, "samples": 4}
-FREE = frozenset({"command", "argv", "versions", "settings.loop.steps", "max_seconds", "report_to", "threads"})
+FREE = frozenset(
+    {"command", "argv", "versions", "settings.loop.steps", "settings.loop.micro_tokens", "max_seconds", "report_to"}
+    | {"threads", "device"}
+)
 LENGTH = frozenset({"settings.loop.steps", "max_seconds"})
 _PACKAGES = ("truegain", "torch", "transformers", "tokenizers", "safetensors", "numpy")
 _ENDED = "time is up"
@@ -80,7 +83,7 @@ def execute(plan: Plan, stop: StopSignal) -> Iterator[dict[str, Any]]:
     for seed in plan.seeds:
         place = plan.out if len(plan.seeds) == 1 else plan.out / f"seed-{seed}"
         # What can be refused is refused before there is a folder.
-        task, policy = parse(plan.task, needs_answer=not plan.rewards), _policy(plan)
+        task, policy = parse(plan.task, needs_answer=not plan.rewards), load_policy(plan, seed)
         fit = replace(plan, form=fitted(plan.form, task))
         with reward_functions(plan.rewards) as functions:
             _make_parent(place)
@@ -90,8 +93,12 @@ def execute(plan: Plan, stop: StopSignal) -> Iterator[dict[str, Any]]:
             return
 
 
-def _policy(plan: Plan) -> Policy:
-    return Policy.load(plan.model, dtype=plan.dtype, device=plan.device)
+def load_policy(plan: Plan, seed: int) -> Policy:
+    """The model that a seed of the plan trains, with a fresh adapter where its settings ask for one."""
+    policy, loop = Policy.load(plan.model, dtype=plan.dtype, device=plan.device), plan.form.loop
+    if not loop.lora_rank:
+        return policy
+    return policy.with_lora(rank=loop.lora_rank, alpha=loop.lora_alpha, targets=loop.lora_targets, seed=seed)
 
 
 def _make_parent(place: Path) -> None:
@@ -177,7 +184,7 @@ def _controls(plan: Plan, setup: Setup, base: Policy, done: int, stop: StopSigna
         place.parent.mkdir(exist_ok=True)
         with RunFolder(place) as folder:
             folder.settings({**_settings(plan, setup.seed), "settings": _plain(form)}, FREE)
-            control = Setup(form, _copy_of(base), setup.task, folder, setup.seed)
+            control = Setup(form, base.trainable_copy(), setup.task, folder, setup.seed)
             yield {"kind": "arm", "steps": done, "max_seconds": None, **tag}
             found = checkpoint.latest(place)
             at = {"step": found.step if found else 0}
@@ -194,7 +201,7 @@ def _controls(plan: Plan, setup: Setup, base: Policy, done: int, stop: StopSigna
     if not hasattr(setup.task, "demonstration"):
         yield {"kind": "note", "step": done, "text": "no more-SFT control: this task has no demonstrations", **tag}
     elif not _is_judged(setup.folder, tag["arm"]):
-        policy = _copy_of(base)
+        policy = base.trainable_copy()
         budget = _spent(setup.folder).flops
         yield {"kind": "arm", "steps": None, "flops": budget, "max_seconds": None, **tag}
         for line in more_sft(plan.sft, policy, setup.task, budget, plan.form.loop.lr, setup.seed):
@@ -288,12 +295,6 @@ def reward_functions(texts: Sequence[str]) -> Iterator[tuple[tuple[RewardFunctio
         yield tuple((workers.enter_context(RewardFunction(s.path, s.deadline)), s.weight) for s in named)
 
 
-def _copy_of(base: Policy) -> Policy:
-    copy = base.reference()
-    copy.model.requires_grad_(True)
-    return copy
-
-
 def _settings(plan: Plan, seed: int) -> dict[str, Any]:
     versions: dict[str, str] = {"python": platform.python_version()}
     for name in _PACKAGES:
@@ -309,6 +310,7 @@ def _settings(plan: Plan, seed: int) -> dict[str, Any]:
         "recipe": plan.recipe,
         "rewards": list(plan.rewards),
         "dtype": plan.dtype,
+        "device": plan.device,
         "sizes": dict(plan.sizes),
         "controls": plan.blind is not None,
         "max_seconds": plan.max_seconds,

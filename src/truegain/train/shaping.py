@@ -17,6 +17,7 @@ from truegain.core.forms import Train, members
 from truegain.core.types import Rollout
 from truegain.rollout.batch import to_columns
 from truegain.rollout.segment import token_spans
+from truegain.tasks import NAMES, make
 from truegain.train.drawing import Draw
 from truegain.train.learner import logp_pass, token_counts, value_pass
 from truegain.train.ledger import Ledger
@@ -112,6 +113,19 @@ def at_step_ends(scores: Tensor, step: Tensor) -> Tensor:
     return out
 
 
+def renewed(batch: Batch, logp: Tensor, part: Tensor, number: int) -> Batch:
+    """The batch after an optimiser step of a renewing plan: ``logp`` [B,T] is the ``old_logp`` of the next one.
+
+    ``shift[:, number]`` becomes the mean of ``logp - old_logp`` over each row's tokens of ``part`` [B,T], which the
+    step trained; it stays NaN for rows without any.
+    """
+    count = part.sum(dim=1)
+    moved = (logp - batch["old_logp"]).masked_fill(~part, 0.0).sum(dim=1) / count.clamp(min=1)
+    shift = batch["shift"].clone()
+    shift[:, number] = torch.where(count > 0, moved, torch.nan)
+    return Batch(**{**batch, "old_logp": logp, "shift": shift})
+
+
 def not_finite(batch: Batch) -> list[int]:
     """Rows whose reward is NaN or infinite."""
     return (~batch["reward"].isfinite()).nonzero().flatten().tolist()
@@ -135,7 +149,7 @@ def _reward_logs(batch: Batch) -> Logs:
 def available(form: Train) -> frozenset[str]:
     """Columns that exist by the time of the reward whatever the task: the engine's, the form's own parts'."""
     found = {"tokens", "mask", "group", "key", "turn", "engine_logp", "truncated", "old_logp", "logp", "entropy"}
-    found |= {"reward", "reward_parts", "advantage", "target", *form.segment, "keep"}
+    found |= {"reward", "reward_parts", "advantage", "target", *form.segment, "keep", "shift"}
     for role in form.roles.values():
         found |= {role.fills, "old_value"} if role.fills == "value" else {role.fills}
     for stage in (form.score, form.probe):
@@ -153,7 +167,14 @@ def check_columns(form: Train, supplied: frozenset[str], who: str) -> None:
         for member in members(stage):
             for name in spec_of(member).inputs:
                 if name in COLUMNS and name not in there:
+                    tasks = suppliers(name)
+                    tasks = f"; tasks that supply it: {', '.join(tasks)}" if tasks else ""
                     raise WiringError(
                         f"{spec_of(member).full_name} needs column {name!r}, which {who} does not supply; it comes "
-                        f"from {COLUMNS[name].provider}"
+                        f"from {COLUMNS[name].provider}{tasks}"
                     )
+
+
+def suppliers(column: str) -> list[str]:
+    """Names of the embedded tasks that supply a column."""
+    return [name for name in NAMES if column in getattr(make(name), "supplies", ())]

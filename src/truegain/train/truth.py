@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from truegain.core import arithmetic
 from truegain.core.batch import Batch
 from truegain.core.errors import DataError
 from truegain.core.types import Engine, Problem, Rollout, Sampling, Split, Task
-from truegain.methods.evaluation import Estimate, best_temperature, clustered_mean, kl_estimate
+from truegain.methods.evaluation import Estimate, best_temperature, clustered_mean, kl_estimate, proportion_mean
 from truegain.policy.policy import Policy
 from truegain.rollout.batch import to_columns
 from truegain.rollout.collect import collect
@@ -59,7 +59,7 @@ def look(setup: Setup, engine: Engine, base: Policy, *, step: int) -> dict[str, 
     judged = [r for r in rollouts if "abstained" not in r.facts]
     line: dict[str, Any] = {"kind": "eval", "step": step, "truegain/abstained": len(rollouts) - len(judged)}
     # Gold does not hang on the run's own reward: where a reward function abstained, the checker still counts.
-    line |= _triple("gold", gold_of(rollouts))
+    line |= _triple("gold", gold_of(rollouts), lambda column: proportion_mean(column.T))
     if not judged:
         return line | {"seconds": time.perf_counter() - began}
     batch = Batch(**to_columns(judged))
@@ -173,10 +173,10 @@ def _prompt_text(problem: Problem) -> str:
     return "\n".join(f"{message['role']}: {message['content']}" for message in problem.prompt)
 
 
-def _triple(name: str, values: np.ndarray) -> dict[str, float | None]:
+def _triple(name: str, values: np.ndarray, mean: Callable[..., Estimate] = clustered_mean) -> dict[str, float | None]:
     if bool(np.isnan(values).all()):
         return {name: None}
-    found: Estimate = clustered_mean(values[:, None])
+    found = mean(values[:, None])
     return {name: found.value, f"{name}_low": found.low, f"{name}_high": found.high}
 
 
