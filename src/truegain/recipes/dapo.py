@@ -18,10 +18,9 @@ from truegain.methods import credit, exploration, length, objective, reward
     "(paper 16): `plan.minibatches.count`; lr suits the tiny policy",
 )
 def dapo(clip_low: float = 0.2, clip_high: float = 0.28, overlong: float = 1.0) -> Train:
-    """GRPO with a wider upper clip, a loss averaged over tokens, groups without a signal drawn anew, no penalty to a
-    reference, and a soft penalty near the token limit.
+    """GRPO with a wider upper clip, a loss over tokens, groups without a signal drawn anew, and a soft length limit.
 
-    Each of the four is a part of its own: ``clip_high`` = ``clip_low``, ``overlong`` 0, `dataclasses.replace` of
+    No penalty to a reference. Each of the four is a part of its own: ``clip_high`` = ``clip_low``, ``overlong`` 0, `dataclasses.replace` of
     ``resample`` or of the weight take one out.
     """
     term = Term(

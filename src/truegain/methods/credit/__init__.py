@@ -1,11 +1,36 @@
 """Credit components: rewards -> an advantage for every token."""
 
+from truegain.methods.credit._amplify_overconfident import amplify_overconfident as amplify_overconfident
+from truegain.methods.credit._amplify_positive import amplify_positive as amplify_positive
+from truegain.methods.credit._answer_likelihood import answer_likelihood as answer_likelihood
+from truegain.methods.credit._attenuate_by_length import attenuate_by_length as attenuate_by_length
+from truegain.methods.credit._bundled_risk import bundled_risk as bundled_risk
+from truegain.methods.credit._by_share import by_share as by_share
+from truegain.methods.credit._by_step import by_step as by_step
+from truegain.methods.credit._entropy_modulation import entropy_modulation as entropy_modulation
+from truegain.methods.credit._forced_answers import forced_answers as forced_answers
+from truegain.methods.credit._fork_cuts import fork_cuts as fork_cuts
 from truegain.methods.credit._gae import gae as gae
 from truegain.methods.credit._gae_returns import gae_returns as gae_returns
 from truegain.methods.credit._greedy_baseline import greedy_baseline as greedy_baseline
 from truegain.methods.credit._greedy_reward import greedy_reward as greedy_reward
 from truegain.methods.credit._group_normalise import group_normalise as group_normalise
+from truegain.methods.credit._information_gain import information_gain as information_gain
 from truegain.methods.credit._leave_one_out import leave_one_out as leave_one_out
+from truegain.methods.credit._merge_shared_steps import merge_shared_steps as merge_shared_steps
+from truegain.methods.credit._min_form import min_form as min_form
+from truegain.methods.credit._path_faithfulness import path_faithfulness as path_faithfulness
+from truegain.methods.credit._potential_shaping import potential_shaping as potential_shaping
+from truegain.methods.credit._prover_progress import prover_progress as prover_progress
 from truegain.methods.credit._reference_kl_to_go import reference_kl_to_go as reference_kl_to_go
 from truegain.methods.credit._return_to_go import return_to_go as return_to_go
+from truegain.methods.credit._scaled import scaled as scaled
+from truegain.methods.credit._shrink_to_prior import shrink_to_prior as shrink_to_prior
+from truegain.methods.credit._spare_separators import spare_separators as spare_separators
+from truegain.methods.credit._step_returns import step_returns as step_returns
+from truegain.methods.credit._thought_rewards import thought_rewards as thought_rewards
+from truegain.methods.credit._tool_economy import tool_economy as tool_economy
+from truegain.methods.credit._track_quantiles import track_quantiles as track_quantiles
+from truegain.methods.credit._turn_returns import turn_returns as turn_returns
+from truegain.methods.credit._weighted_tests import weighted_tests as weighted_tests
 from truegain.methods.credit._whiten import whiten as whiten

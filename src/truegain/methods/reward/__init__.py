@@ -1,6 +1,15 @@
 """Reward components: columns -> one named reward per rollout. Higher is better."""
 
+from truegain.methods.reward._discount_likely import discount_likely as discount_likely
+from truegain.methods.reward._judged_steps import judged_steps as judged_steps
+from truegain.methods.reward._malformed import malformed as malformed
+from truegain.methods.reward._match_calls import match_calls as match_calls
+from truegain.methods.reward._nonzero_reward import nonzero_reward as nonzero_reward
 from truegain.methods.reward._outcome import outcome as outcome
 from truegain.methods.reward._random_reward import random_reward as random_reward
 from truegain.methods.reward._reference_kl import reference_kl as reference_kl
+from truegain.methods.reward._steps_if_unsolved import steps_if_unsolved as steps_if_unsolved
+from truegain.methods.reward._turn_discount import turn_discount as turn_discount
+from truegain.methods.reward._turn_sum import turn_sum as turn_sum
 from truegain.methods.reward._user_score import user_score as user_score
+from truegain.methods.reward._well_formed import well_formed as well_formed
