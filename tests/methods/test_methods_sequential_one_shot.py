@@ -13,7 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from truegain.core.component import spec_of
 from truegain.core.errors import DataError, SettingError
+from truegain.core.forms import members
 from truegain.core.settings import loop_with
 from truegain.core.types import Problem, Rollout
 from truegain.methods.exploration import accuracy_variance, gain_after_saturation, replicate
@@ -96,10 +98,9 @@ def test_the_first_problem_stays_whatever_is_drawn_later() -> None:
 
 
 def test_the_ablations_leave_out_what_they_say() -> None:
-    names = [
-        [getattr(s, "func", s).__name__ for s in one_shot_rlvr(**knobs).terms[0].surrogate]
-        for knobs in ({}, {"policy": False}, {"beta": 0.0}, {"entropy": 0.0})
-    ]
+    choices: list[dict[str, Any]] = [{}, {"policy": False}, {"beta": 0.0}, {"entropy": 0.0}]
+    stages = [members(one_shot_rlvr(**knobs).terms[0].surrogate) for knobs in choices]
+    names = [[spec_of(member).name for member in stage] for stage in stages]
     assert names[0] == ["ppo_clip", "kl_to_reference", "entropy_bonus"]
     assert names[1:] == [names[0][1:], [names[0][0], names[0][2]], names[0][:2]]
     assert not one_shot_rlvr(beta=0.0).roles

@@ -44,7 +44,8 @@ def test_a_program_gives_what_its_text_says(text: str, x: int, value: int) -> No
 @pytest.mark.parametrize(
     "text",
     ["", "1+", "*2", "1 2", "()", "y", "a", "i+1", "rep(a,1,2)", "rep(1,a,2)", "if(1,2)", "max(1,2,3)", "abs()", "x(1)",
-     "1<2<3", "2x", "x=", "0x10", "1.5", "__import__('os')", "x.real", "lambda:1", "1**2", "9" * 13, "\u0661", "x\x00", "f(x)"],
+     "1<2<3", "2x", "x=", "0x10", "1.5",
+     "__import__('os')", "x.real", "lambda:1", "1**2", "9" * 13, "\u0661", "x\x00", "f(x)"],
 )  # fmt: skip
 def test_what_is_no_program_is_refused(text: str) -> None:
     with pytest.raises(ValueError):

@@ -66,8 +66,8 @@ def _effect(arms: Mapping[str, float]) -> float:
 CLAIM = Claim(
     name="trpa",
     system="trpa",
-    states="After 60 updates on answers of four levels TRPA makes fewer format errors than GRPO on rewards linear in the "
-    "level, with an accuracy at most 2 points below GRPO's.",
+    states="After 60 updates on answers of four levels TRPA makes fewer format errors than GRPO on rewards linear in "
+    "the level, with an accuracy at most 2 points below GRPO's.",
     unit="smaller of: format errors saved, accuracy gained plus 0.02",
     one_seed=_one_seed,
     effect=_effect,

@@ -4,6 +4,7 @@ from truegain.recipes.ace import ace as ace
 from truegain.recipes.adora import adora as adora
 from truegain.recipes.cispo import cispo as cispo
 from truegain.recipes.dapo import dapo as dapo
+from truegain.recipes.dco_limit_confidence import dco_limit_confidence as dco_limit_confidence
 from truegain.recipes.dler import dler as dler
 from truegain.recipes.dr_grpo import dr_grpo as dr_grpo
 from truegain.recipes.drpo import drpo as drpo
