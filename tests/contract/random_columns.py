@@ -95,6 +95,8 @@ def _column(name: str, s: Shape) -> Tensor:
         "tokens": lambda: s.integers(VOCABULARY, rows, tokens) * s.inside,
         "mask": lambda: s.mask,
         "group": lambda: s.group,
+        # A number of the row's own; a generator of its own leaves the other columns' draws as they are.
+        "key": lambda: torch.randperm(rows, generator=torch.Generator().manual_seed(int(s.group.sum()))),
         "role": lambda: torch.zeros(rows, dtype=torch.long),
         "turn": lambda: s.turn,
         "step": lambda: s.step,

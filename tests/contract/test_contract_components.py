@@ -45,8 +45,10 @@ def test_the_registry_is_not_empty() -> None:
 
 @every_component
 def test_a_component_stands_in_its_room_under_its_own_name(spec: Spec) -> None:
-    room = sys.modules[".".join(spec.function.__module__.split(".")[:-1])]
-    assert spec.function.__module__.endswith(f"._{spec.name}") or spec.kind == "metric"
+    # The segmenters of the rollout room share a file; every other component has one of its own.
+    together = spec.room == "rollout"
+    room = sys.modules[spec.function.__module__ if together else spec.function.__module__.rpartition(".")[0]]
+    assert together or spec.function.__module__.endswith(f"._{spec.name}") or spec.kind == "metric"
     assert getattr(room, spec.name) is spec.function
     assert spec_of(spec.function) is spec
     assert REGISTRY[spec.full_name] is spec

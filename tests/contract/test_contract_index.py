@@ -41,7 +41,7 @@ def test_the_index_holds_every_system_and_component(built: dict[str, Any]) -> No
     assert (grpo["paper"], grpo["room"], grpo["form"]) == ("arXiv:2402.03300", "objective", "Train")
     (clip,) = [c for c in built["components"] if c["name"] == "objective.ppo_clip"]
     assert (clip["kind"], clip["inputs"]) == ("surrogate", ["logp", "old_logp", "advantage"])
-    assert clip["knobs"] == {"clip_low": 0.2, "clip_high": 0.2, "dual": None, "log_ratio_bound": 20.0}
+    assert clip["knobs"] == {"clip_low": 0.2, "clip_high": 0.2, "dual": None, "delta": None, "log_ratio_bound": 20.0}
 
 
 def test_reading_the_index_gives_what_was_written_and_loads_no_torch() -> None:

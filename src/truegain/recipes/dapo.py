@@ -20,8 +20,8 @@ from truegain.methods import credit, exploration, length, objective, reward
 def dapo(clip_low: float = 0.2, clip_high: float = 0.28, overlong: float = 1.0) -> Train:
     """GRPO with a wider upper clip, a loss over tokens, groups without a signal drawn anew, and a soft length limit.
 
-    No penalty to a reference. Each of the four is a part of its own: ``clip_high`` = ``clip_low``, ``overlong`` 0, `dataclasses.replace` of
-    ``resample`` or of the weight take one out.
+    No penalty to a reference. Each of the four is a part of its own: ``clip_high`` = ``clip_low``, ``overlong`` 0,
+    `dataclasses.replace` of ``resample`` or of the weight take one out.
     """
     term = Term(
         credit=credit.group_normalise,

@@ -22,14 +22,14 @@ from truegain.methods import credit, exploration, length, objective, reward
 def dler(
     easy: float | None = None, clip_low: float = 0.2, clip_high: float = 0.28, dual: float = 10.0, beta: float = 5e-4
 ) -> Train:
-    """A completion that runs into its limit is wrong; scaling by the batch, clip-higher and dynamic sampling keep the
-    optimiser from what this does to the rewards.
+    """A completion that runs into its limit is wrong; the optimiser is shielded from what this does to rewards.
 
-    Truncation makes the rewards of many prompts equal (they are drawn anew) and spreads the deviations of the others
-    (one for the batch is used). ``easy`` is DA-DLER's tighter limit for problems that half of the samples solve, as a
-    share of the token limit (paper 0.5, for a further 150 steps); None has one limit for all. ``dual`` bounds the loss
-    of a negative advantage, ``beta`` weighs the penalty to the policy before training; 0 loads no reference.
-    `length.selective_merge` grafts the largest changes of the weights back onto the model before training.
+    Scaling by the batch, clip-higher and dynamic sampling do that. Truncation makes the rewards of many prompts equal
+    (they are drawn anew) and spreads the deviations of the others (one for the batch is used). ``easy`` is DA-DLER's
+    tighter limit for problems that half of the samples solve, as a share of the token limit (paper 0.5, for a further
+    150 steps); None has one limit for all. ``dual`` bounds the loss of a negative advantage, ``beta`` weighs the
+    penalty to the policy before training; 0 loads no reference. `length.selective_merge` grafts the largest changes
+    of the weights back onto the model before training.
     """
     surrogates: Stage = (partial(objective.ppo_clip, clip_low=clip_low, clip_high=clip_high, dual=dual),)
     roles: dict[str, Role] = {}

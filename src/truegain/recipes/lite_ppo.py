@@ -27,15 +27,15 @@ def lite_ppo(
     loss: Literal["token", "sequence"] = "token",
     overlong_filter: bool = False,
 ) -> Train:
-    """Rewards centred within the samples of a prompt, scaled by the deviation of the whole batch, in a clipped loss
-    averaged over tokens; no critic, no reference.
+    """Rewards centred by prompt and scaled by the whole batch, in a clipped loss averaged over tokens.
 
-    One scale for the batch: a prompt that is nearly always solved does not have its rare failures magnified against
-    those of other prompts. The knobs are the axes of the study. What it found: a group's mean is a robust baseline; the
-    batch's deviation beats the group's, and none is better still on easy prompts; ``clip_high`` above ``clip_low``
-    helps instruct models and hardly base models; the token ``loss`` helps base models; ``overlong_filter``, which
-    leaves truncated completions out of the loss, helps where the limit is short or medium. Without a mean, ``std`` can
-    only be ``batch`` or ``none``. Raises SettingError for a combination that does not exist.
+    No critic, no reference. One scale for the batch: a prompt that is nearly always solved does not have its rare
+    failures magnified against those of other prompts. The knobs are the axes of the study. What it found: a group's
+    mean is a robust baseline; the batch's deviation beats the group's, and none is better still on easy prompts;
+    ``clip_high`` above ``clip_low`` helps instruct models and hardly base models; the token ``loss`` helps base
+    models; ``overlong_filter``, which leaves truncated completions out of the loss, helps where the limit is short or
+    medium. Without a mean, ``std`` can only be ``batch`` or ``none``. Raises SettingError for a combination that does
+    not exist.
     """
     if loss not in ("token", "sequence"):
         raise SettingError(f"recipe 'lite-ppo': loss={loss!r}; it is token or sequence")

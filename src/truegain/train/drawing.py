@@ -9,13 +9,11 @@ from typing import Any, Literal
 import torch
 
 from truegain.core import arithmetic
-from truegain.core.batch import Batch
 from truegain.core.component import call, spec_of
 from truegain.core.draws import draw_key
 from truegain.core.errors import DataError, RunError, WiringError
 from truegain.core.forms import members
 from truegain.core.types import Abstain, Problem, Request, Rollout, Sample, Sampling, Split, Task, Turn
-from truegain.rollout.batch import to_columns
 from truegain.rollout.collect import collect, score_rollouts
 from truegain.train.ledger import Ledger, ModelCost, attended, model_cost, spend
 from truegain.train.models import Model
@@ -155,8 +153,10 @@ class Draw:
         judged = [r for r in rollouts if "abstained" not in r.facts]
         if not judged:
             return [float("nan")] * len(rollouts)
+        from truegain.train.shaping import before_probes
+
         facts = facts_of(self.setup.form, self.state.step)
-        batch, _ = arithmetic.reward_stage(self.setup.form, Batch(**to_columns(judged)), facts)
+        batch, _ = arithmetic.reward_stage(self.setup.form, before_probes(self.setup, self.models, judged), facts)
         found = iter((batch["reward_parts"][:, 0] if first else batch["reward"]).tolist())
         return [float("nan") if "abstained" in r.facts else next(found) for r in rollouts]
 

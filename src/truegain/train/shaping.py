@@ -29,11 +29,8 @@ def shape(
     setup: Setup, models: Mapping[str, Model], state: State, rollouts: Sequence[Rollout]
 ) -> tuple[Batch, Logs, Ledger]:
     """The batch with every column that the form names up to the reward, its logs, and what the probes cost."""
-    form = setup.form
-    device = setup.policy.device
-    batch = Batch(**{name: value.to(device) for name, value in to_columns(rollouts).items()})
-    batch = add_segments(setup, batch, rollouts)
-    batch = add_models(form, models, batch, [r.trained_prompt for r in rollouts])
+    form, device = setup.form, setup.policy.device
+    batch = before_probes(setup, models, rollouts)
     spent, facts = Ledger(), facts_of(form, state.step)
     logs: Logs = {}
     for member in members(form.probe):
@@ -47,6 +44,14 @@ def shape(
         spent += draw.ledger
     batch, more = arithmetic.reward_stage(form, batch, facts)
     return batch, merge(logs, more, _reward_logs(batch)), spent
+
+
+def before_probes(setup: Setup, models: Mapping[str, Model], rollouts: Sequence[Rollout]) -> Batch:
+    """Facts, segments, and what the models say of the rollouts."""
+    device = setup.policy.device
+    batch = Batch(**{name: value.to(device) for name, value in to_columns(rollouts).items()})
+    batch = add_segments(setup, batch, rollouts)
+    return add_models(setup.form, models, batch, [r.trained_prompt for r in rollouts])
 
 
 def add_segments(setup: Setup, batch: Batch, rollouts: Sequence[Rollout]) -> Batch:

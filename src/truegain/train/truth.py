@@ -5,13 +5,16 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from truegain.core import arithmetic
 from truegain.core.batch import Batch
+from truegain.core.component import spec_of
 from truegain.core.errors import DataError
+from truegain.core.forms import members
 from truegain.core.types import Engine, Problem, Rollout, Sampling, Split, Task
 from truegain.methods.evaluation import Estimate, best_temperature, clustered_mean, kl_estimate, proportion_mean
 from truegain.policy.policy import Policy
@@ -95,9 +98,17 @@ def draw(
 
 
 def proxy_of(setup: Setup, rollouts: Sequence[Rollout]) -> np.ndarray:
-    """What the run's reward stage gives each rollout [N]."""
+    """What the run's reward stage gives each rollout [N].
+
+    Rewards that read what a model or a probe says are left out, as no arm but the trained one has those beside it; NaN
+    where the first reward is such a one.
+    """
     facts = {"progress": 1.0, "step_index": 0, "max_tokens": setup.form.loop.max_tokens}
-    batch, _ = arithmetic.reward_stage(setup.form, Batch(**to_columns(rollouts)), facts)
+    batch = Batch(**to_columns(rollouts))
+    plain = [m for m in members(setup.form.reward) if {*spec_of(m).inputs} <= {*batch, "reward"}]
+    if members(setup.form.reward)[0] not in plain:
+        return np.full(len(rollouts), math.nan)
+    batch, _ = arithmetic.reward_stage(replace(setup.form, reward=tuple(plain)), batch, facts)
     return batch["reward"].double().cpu().numpy()
 
 
@@ -115,7 +126,8 @@ def records(
     stage = f"{arm}/{split}/{temperature:g}"
     rollouts = draw(setup, policy, engine, asked, temperature=temperature, samples=count, stage=stage, step=0)
     judged = [r for r in rollouts if "abstained" not in r.facts]
-    proxies = dict(zip(map(id, judged), proxy_of(setup, judged).tolist() if judged else [], strict=True))
+    found = proxy_of(setup, judged).tolist() if judged else []
+    proxies = {id(r): None if math.isnan(value) else value for r, value in zip(judged, found, strict=True)}
     return [
         {
             "arm": arm,

@@ -15,11 +15,11 @@ from truegain.methods.credit._bundles import bundles_of
 class track_quantiles:
     """Follow two quantiles of the scores of bundled prompts over the run, and hand them to `bundled_risk`.
 
-    The first step takes the quantiles of all its papers, pooled over the bundles; every later one moves them by
-    ``q <- q + rate * (level - share of papers below q)``. ``bundle``, ``lower`` and ``upper`` are those of
+    The first step takes the quantiles of all its papers, pooled over the bundles; every later one moves them by ``q
+    <- q + rate * (level - share of papers below q)``. ``bundle``, ``lower`` and ``upper`` are those of
     `bundled_risk`, ``rate`` > 0 is in units of reward. ``setting`` names the component whose ``lower_at`` and
-    ``upper_at`` are set for the next step. Source: Ren et al. 2025; a level is followed without regard to the others, so
-    the two in use are followed and not its whole grid.
+    ``upper_at`` are set for the next step. Source: Ren et al. 2025; a level is followed without regard to the others,
+    so the two in use are followed and not its whole grid.
 
     >>> import torch
     >>> fold, rows = track_quantiles(bundle=1, lower=0.25, upper=0.5), torch.arange(5)

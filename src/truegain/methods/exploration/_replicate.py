@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any
 
 from truegain.core.component import component
 from truegain.core.errors import SettingError
@@ -56,5 +56,5 @@ def _saved(problem: Problem) -> dict[str, Any]:
 
 def _problem(saved: Mapping[str, Any]) -> Problem:
     prompt: str | Sequence[Message] = saved["prompt"]
-    text = prompt if isinstance(prompt, str) else tuple(dict(cast(Message, message)) for message in prompt)
+    text = prompt if isinstance(prompt, str) else tuple(dict(message) for message in prompt)
     return Problem(saved["id"], text, saved["answer"], saved["meta"])

@@ -32,7 +32,7 @@ def means(weights: Tensor, place: Tensor, width: Tensor) -> Tensor:
 def walk(weights: Tensor, rows: int, width: Tensor, noise: Tensor, rng: torch.Generator) -> Paths:
     """Denoise ``rows`` points from a standard normal, with noise of deviation ``sqrt(dt) * sigma`` at each step."""
     now = torch.randn(rows, 2, generator=rng)
-    place, drawn, middle = [], [], []
+    place, drawn, middle = list[Tensor](), list[Tensor](), list[Tensor]()
     for t in range(len(width)):
         mean = means(weights[t : t + 1], now[:, None], width[t : t + 1])[:, 0]
         place.append(now)
@@ -49,7 +49,7 @@ def proxy_of(points: Tensor) -> Tensor:
 
 def truth_of(points: Tensor) -> Tensor:
     """What is wanted: to the right, but on the unit circle, where the data lie."""
-    return proxy_of(points) - (points.norm(dim=1) - 1) ** 2
+    return proxy_of(points) - (points.square().sum(dim=1).sqrt() - 1) ** 2
 
 
 def flow_study(
@@ -102,7 +102,8 @@ def flow_study(
             seen.append(_seen(paths, means(weights, paths.place, width), deviation, advantage, clip))
     points = walk(weights.detach(), 20_000, width, noise, rng).drawn[:, -1]
     record: dict[str, Any] = {"proxy": float(proxy_of(points).mean()), "truth": float(truth_of(points).mean())}
-    return record | {name: torch.stack([x[name] for x in seen]).mean(dim=0).tolist() for name in seen[0]}
+    averages = {name: torch.stack([x[name] for x in seen]).mean(dim=0) for name in seen[0]}
+    return record | {name: [float(x) for x in value] for name, value in averages.items()}
 
 
 def _seen(paths: Paths, mean: Tensor, deviation: Tensor, advantage: Tensor, clip: float) -> dict[str, Tensor]:

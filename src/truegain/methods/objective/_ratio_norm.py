@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -41,4 +40,4 @@ def step_balance(width: Float[Tensor, "T"]) -> Float[Tensor, "T"]:
     >>> step_balance(torch.tensor([0.5, 0.25]))
     tensor([2., 4.])
     """
-    return 1 / torch.sqrt(width) ** 2
+    return 1 / width
