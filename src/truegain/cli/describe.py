@@ -81,12 +81,15 @@ def _members(one: Any) -> Iterator[tuple[str, Any]]:
     """(stage, member) in the order in which they run."""
     from truegain.core.forms import members
 
-    for kind in ("sampler", "search", "score", "resample", "probe", "reward", "select"):
+    for kind in ("sampler", "search", "score", "resample"):
         yield from ((kind, member) for member in members(getattr(one, kind, ())))
     yield from ((f"segment {to}", member) for to, member in getattr(one, "segment", {}).items())
+    for kind in ("probe", "reward", "select"):
+        yield from ((kind, member) for member in members(getattr(one, kind, ())))
     terms = getattr(one, "terms", ())
     for n, term in enumerate(terms):
         label = f"term {n} " if len(terms) > 1 else ""
+        label += "" if term.role == "policy" else f"of {term.role} "
         for kind in ("credit", "weight", "surrogate"):
             yield from ((label + kind, member) for member in members(getattr(term, kind)))
     for kind in ("pair", "plan", "fold", "metric"):
