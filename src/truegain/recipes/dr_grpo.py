@@ -13,7 +13,8 @@ from truegain.methods import credit, objective, reward
     "objective",
     paper="arXiv:2503.20783",
     cite="Liu et al. 2025, Understanding R1-Zero-like training",
-    differs="one optimiser step per batch, as the paper's; lr suits the tiny policy",
+    differs="one optimiser step per batch, as the paper's, of 16 samples per prompt (paper 8); rows without a token do "
+    "not count in the denominator (TRL counts them); lr suits the tiny policy",
 )
 def dr_grpo(clip: float = 0.2) -> Train:
     """Rewards centred within the samples of a prompt, in a clipped loss summed over a constant.

@@ -14,7 +14,8 @@ from truegain.methods import credit, objective, reward
     paper="arXiv:1707.06347",
     cite="Schulman et al. 2017, proximal policy optimization algorithms",
     differs="an outcome reward on the last token and gamma = lam = 1, as reasoning recipes on verl have it; the critic "
-    "is the policy before training with a scalar head; learning rates suit the tiny policy",
+    "is the policy before training with a scalar head; no dual clip (verl's 3: `--set dual=3`); four optimiser steps "
+    "per batch (verl: one pass over it); learning rates suit the tiny policy",
 )
 def ppo(
     clip: float = 0.2, gamma: float = 1.0, lam: float = 1.0, cliprange: float = 0.5, critic_lr: float = 3e-4

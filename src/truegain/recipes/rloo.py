@@ -14,7 +14,8 @@ from truegain.methods import credit, objective, reward
     paper="arXiv:2402.14740",
     cite="Ahmadian et al. 2024, Back to basics",
     differs="the ratio is clipped token by token as in verl (TRL: one per completion; on the one optimiser step per "
-    "batch taken here the gradients are the same); beta is 0 as in verl (TRL 0.05); lr suits the tiny policy",
+    "batch taken here the gradients are the same); beta is 0 as in verl (TRL 0.05); 16 samples per "
+    "prompt (TRL 2); lr suits the tiny policy",
 )
 def rloo(beta: float = 0.0, clip: float = 0.2) -> Train:
     """Each sample's baseline is the mean reward of its siblings, in a clipped loss summed over tokens.

@@ -16,8 +16,9 @@ from truegain.methods import credit, objective, reward
     cite="VeRPO 2026, Verifiable Dense Reward Policy Optimization for Code Generation, second version",
     differs="alpha, sigma, beta, gamma and the loss's aggregation are not known to us (a note on the paper gives the "
     "formulas only): 2, 0.2, 1, 0.95 and a mean over tokens are ours; tests are run on a row's final program, so that "
-    "all turns of a row share its partial credit, where the paper runs them after every turn; one optimiser step per "
-    "batch; lr suits the tiny policy",
+    "all turns of a row share its partial credit, where the paper runs them after every turn; a "
+    "single turn is discounted once too, where the paper leaves it; one optimiser step per batch, of 16 prompts (paper "
+    "32); lr suits the tiny policy",
 )
 def verpo(
     alpha: float = 2.0,
