@@ -13,8 +13,8 @@ from truegain.methods import credit, objective, reward
     "objective",
     paper="arXiv:2501.03262",
     cite="Hu et al. 2025, REINFORCE++",
-    differs="one optimiser step per batch; what is to come is carried over a tool's tokens (as verl 0.9; before, they cut "
-    "the sum); lr suits the tiny policy",
+    differs="one optimiser step per batch; what is to come is carried over a tool's tokens (as verl 0.9; before, they "
+    "cut the sum); lr suits the tiny policy",
 )
 def reinforce_pp(beta: float = 0.001, clip: float = 0.2, gamma: float = 1.0) -> Train:
     """One sample per prompt: rewards to go, less a KL penalty per token, whitened over all tokens of the batch.
