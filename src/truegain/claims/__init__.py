@@ -1,96 +1,17 @@
-"""One file per published system: the toy experiment that shows its effect. `CLAIMS` holds them by name."""
+"""One file per published system: the toy experiment that shows its effect. `CLAIMS` holds them by name.
+
+A module of this package that has a ``CLAIM`` is found by itself.
+"""
 
 from __future__ import annotations
 
+import pkgutil
+from importlib import import_module
+
 import truegain.recipes  # noqa: F401  (registers the systems that claims name)
-from truegain.claims import (
-    ace,
-    adora,
-    cispo,
-    dapo,
-    dco_limit_confidence,
-    dler,
-    dr_grpo,
-    drpo,
-    empg,
-    grpo,
-    grpo_guard,
-    gspo,
-    hdpo_metis,
-    igpo,
-    lite_ppo,
-    matchtir,
-    mhpo,
-    nsr_wreinforce,
-    one_shot_rlvr,
-    p2s,
-    pav,
-    ppo,
-    prof,
-    pure,
-    r3l,
-    reinforce,
-    reinforce_pp,
-    reinforce_pp_baseline,
-    remax,
-    riskpo,
-    rloo,
-    safe,
-    salt,
-    sapo,
-    seeupo,
-    spae,
-    tp_grpo,
-    trpa,
-    unlikeliness_reward,
-    v0_5,
-    verpo,
-)
 from truegain.claims.claim import Claim, read_records, run, write_record
 
-_ROOM = (
-    ace,
-    adora,
-    cispo,
-    dapo,
-    dco_limit_confidence,
-    dler,
-    dr_grpo,
-    drpo,
-    empg,
-    grpo,
-    grpo_guard,
-    gspo,
-    hdpo_metis,
-    igpo,
-    lite_ppo,
-    matchtir,
-    mhpo,
-    nsr_wreinforce,
-    one_shot_rlvr,
-    p2s,
-    pav,
-    ppo,
-    prof,
-    pure,
-    r3l,
-    reinforce,
-    reinforce_pp,
-    reinforce_pp_baseline,
-    remax,
-    riskpo,
-    rloo,
-    safe,
-    salt,
-    sapo,
-    seeupo,
-    spae,
-    tp_grpo,
-    trpa,
-    unlikeliness_reward,
-    v0_5,
-    verpo,
-)
-CLAIMS: dict[str, Claim] = {module.CLAIM.name: module.CLAIM for module in _ROOM}
+_MODULES = [import_module(f"{__name__}.{found.name}") for found in pkgutil.iter_modules(__path__)]
+CLAIMS: dict[str, Claim] = {module.CLAIM.name: module.CLAIM for module in _MODULES if hasattr(module, "CLAIM")}
 
 __all__ = ["CLAIMS", "Claim", "read_records", "run", "write_record"]
