@@ -105,6 +105,7 @@ def _column(name: str, s: Shape) -> Tensor:
         "truncated": lambda: s.inside.all(dim=1),
         "keep": lambda: torch.ones(rows, dtype=s.dtype),
         "correct": lambda: s.integers(2, rows).to(s.dtype),
+        "confidence": lambda: s.uniform(rows),
         "answered": lambda: s.integers(2, rows).to(s.dtype),
         "tool_calls": lambda: s.tool.any(dim=1).to(s.dtype),
         "tool_errors": lambda: s.tool.any(dim=1).to(s.dtype) * s.integers(2, rows),

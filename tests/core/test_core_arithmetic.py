@@ -22,7 +22,7 @@ from truegain.core.arithmetic import (
     select_stage,
 )
 from truegain.core.batch import Batch
-from truegain.core.component import component
+from truegain.core.component import component, spec_of
 from truegain.core.errors import WiringError
 from truegain.core.forms import Fit, Role, Term, Train
 from truegain.methods import credit, objective, reward
@@ -36,6 +36,10 @@ def constant(correct, *, level: float = 1.0):
 
 def capped(reward, *, at: float = 1.0):
     return reward.clamp(max=at)
+
+
+def product(reward_parts):
+    return reward_parts.prod(dim=1)
 
 
 def right_only(correct):
@@ -80,7 +84,7 @@ def flat_plan(mask):
 def _register() -> Iterator[None]:
     with own_registry():
         for kind, members in {
-            "reward": (constant, capped),
+            "reward": (constant, capped, product),
             "select": (right_only, in_group_zero),
             "credit": (raw, doubled),
             "weight": (wide,),
@@ -125,6 +129,14 @@ def test_a_modifier_gets_the_sum_so_far_and_its_part_is_what_it_changed() -> Non
     out, _ = reward_stage(form, batch(), FACTS)
     assert out["reward"].tolist() == [1.0, 0.5, 1.0, 0.5]
     assert out["reward_parts"].tolist() == [[1.0, 0.5, -0.5], [0.0, 0.5, 0.0]] * 2
+
+
+def test_a_modifier_may_take_the_named_rewards_so_far_apart() -> None:
+    form = train(reward=(reward.outcome, partial(constant, level=0.5), product))
+    out, _ = reward_stage(form, batch(), FACTS)
+    assert spec_of(product).modifies == "reward"
+    assert out["reward"].tolist() == [0.5, 0.0, 0.5, 0.0]
+    assert out["reward_parts"].tolist() == [[1.0, 0.5, -1.0], [0.0, 0.5, -0.5]] * 2
 
 
 def test_what_a_modifier_makes_equal_stays_exactly_equal() -> None:

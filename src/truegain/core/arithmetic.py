@@ -44,14 +44,19 @@ class OptimiserStep:
 
 
 def reward_stage(form: Train, batch: Batch, facts: Facts) -> tuple[Batch, Logs]:
-    """Add ``reward_parts[B,K]`` by name and ``reward[B]``, their sum. A modifier's part is what it changed."""
+    """Add ``reward_parts[B,K]`` by name and ``reward[B]``, their sum. A modifier's part is what it changed.
+
+    To a modifier ``reward`` is the sum so far, and ``reward_parts`` are the named rewards so far.
+    """
     logs: Logs = {}
     parts: list[Tensor] = []
     so_far = torch.zeros(batch.rows, dtype=torch.float32, device=_device(batch))
     for member in members(form.reward):
         spec = spec_of(member)
         modifies = spec.modifies is not None
-        value = _run(member, {**batch, "reward": so_far} if modifies else batch, facts, logs, (batch.rows,))
+        named = torch.stack(parts, dim=1) if parts else so_far.new_zeros(batch.rows, 0)
+        offered = {**batch, "reward": so_far, "reward_parts": named} if modifies else batch
+        value = _run(member, offered, facts, logs, (batch.rows,))
         part = value - so_far if modifies else value
         # A modifier's value is taken as it is: adding its part back would round, and break ties in a group.
         so_far = value if modifies else so_far + value

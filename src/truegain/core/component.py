@@ -23,7 +23,7 @@ KINDS: dict[str, str] = {
     "resample": "(roles, draw, rollouts, state) -> rows to add, numbers of rows to drop, state",
     "segment": "(text, spans) -> an id per token: steps, turns or parts",
     "probe": "(roles, draw, rollouts, columns) -> the columns it fills, by forcing or continuing from a prefix",
-    "reward": "columns -> [B], one named reward; naming `reward` makes it a modifier of the sum so far",
+    "reward": "columns -> [B], one named reward; naming `reward`, the sum so far, or `reward_parts` modifies it",
     "select": "columns -> keep[B], 0 or 1",
     "credit": "columns -> [B,T]; naming `advantage` makes it a modifier",
     "weight": "columns -> [B,T], the numbers that sum a per-token loss to the scalar",
@@ -48,7 +48,7 @@ _OFFERED: dict[str, frozenset[str]] = {
 }
 _FILLING = ("score", "probe")
 _LATER = {
-    "reward": GRADIENT | {"advantage", "target", "keep", "reward_parts"},
+    "reward": GRADIENT | {"advantage", "target", "keep"},
     "select": GRADIENT | {"advantage", "target", "keep"},
     "credit": GRADIENT | {"target"},
     "weight": GRADIENT,
@@ -141,6 +141,8 @@ def _read(kind: str, function: Member, cite: tuple[str, ...], fills: tuple[str, 
         if column in _LATER.get(kind, ()):
             raise WiringError(f"{where}: a {kind} cannot name {column!r}, which exists only later")
     modifies = _OWN_OUTPUT[kind] if kind in _OWN_OUTPUT and _OWN_OUTPUT[kind] in inputs else None
+    if kind == "reward" and "reward_parts" in inputs:
+        modifies = "reward"
     return Spec(name, kind, room, inputs, knobs, facts, cite, function, modifies, fills, renew)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 
@@ -12,7 +12,7 @@ from truegain.core import arithmetic
 from truegain.core.component import call, spec_of
 from truegain.core.draws import draw_key
 from truegain.core.errors import DataError, RunError, WiringError
-from truegain.core.forms import members
+from truegain.core.forms import Train, members
 from truegain.core.types import Abstain, Problem, Request, Rollout, Sample, Sampling, Split, Task, Turn
 from truegain.rollout.collect import collect, score_rollouts
 from truegain.train.ledger import Ledger, ModelCost, attended, model_cost, spend
@@ -150,15 +150,27 @@ class Draw:
 
         ``first``: the form's first named reward alone, before what shapes it.
         """
+        column = self._rewarded(rollouts, self.setup.form)
+        return [float("nan") if row is None else row[0] if first else row[-1] for row in column]
+
+    def reward_parts(self, rollouts: Sequence[Rollout]) -> list[list[float] | None]:
+        """The form's named rewards of each rollout, those that modify others left out; None where it abstained."""
+        named = tuple(m for m in members(self.setup.form.reward) if spec_of(m).modifies is None)
+        found = self._rewarded(rollouts, replace(self.setup.form, reward=named))
+        return [None if row is None else row[:-1] for row in found]
+
+    def _rewarded(self, rollouts: Sequence[Rollout], form: Train) -> list[list[float] | None]:
+        """Each rollout's named rewards and, last, what the reward stage makes of them."""
         judged = [r for r in rollouts if "abstained" not in r.facts]
         if not judged:
-            return [float("nan")] * len(rollouts)
+            return [None] * len(rollouts)
         from truegain.train.shaping import before_probes
 
-        facts = facts_of(self.setup.form, self.state.step)
-        batch, _ = arithmetic.reward_stage(self.setup.form, before_probes(self.setup, self.models, judged), facts)
-        found = iter((batch["reward_parts"][:, 0] if first else batch["reward"]).tolist())
-        return [float("nan") if "abstained" in r.facts else next(found) for r in rollouts]
+        facts = facts_of(form, self.state.step)
+        batch, _ = arithmetic.reward_stage(form, before_probes(self.setup, self.models, judged), facts)
+        rows = torch.cat([batch["reward_parts"], batch["reward"][:, None]], dim=1).tolist()
+        found = iter(cast("list[list[float]]", rows))
+        return [None if "abstained" in r.facts else next(found) for r in rollouts]
 
 
 def _forked(

@@ -4,7 +4,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from truegain.core.component import component
-from truegain.methods.objective._kl import Estimator, kl_estimate
+from truegain.core.kl import Estimator, kl_estimate
 
 
 @component("surrogate", cite=("arXiv:2512.02556", "TRL use_bias_correction_kl"))

@@ -8,8 +8,8 @@ from torch import Tensor
 from truegain.core import segments
 from truegain.core.component import component
 from truegain.core.errors import SettingError
+from truegain.core.kl import kl_estimate
 from truegain.methods.objective._groups import row_means
-from truegain.methods.objective._kl import kl_estimate
 
 
 @component("surrogate", cite=("arXiv:2510.04474", "Optimization-AI/DRPO kl_type"))

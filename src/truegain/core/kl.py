@@ -1,4 +1,17 @@
-"""Estimates of KL(policy || reference) from one sample per token, shared by the penalties."""
+"""Estimates of KL(policy || reference) from one sample per token, shared by the penalties in losses and in rewards.
+
+What each gives as a gradient, with ``x = log pi(a) - log ref(a)``, ``a ~ pi``, for one choice:
+
+| | as a loss, through ``x`` | in a reward: its value times ``grad log pi(a)`` |
+|---|---|---|
+| k1 ``x`` | 0 | grad KL(pi, ref) |
+| k2 ``x^2 / 2`` | grad KL(pi, ref) | grad E[k2] - grad KL(pi, ref): of the second order in x |
+| k3 ``exp(-x) - 1 + x`` | grad KL(ref, pi) | grad KL(pi, ref) - grad KL(ref, pi): of the second order in x |
+
+As a loss over the tokens of a sequence each term sees its own token only: k2 gives the gradient of the KL of every next
+token under the prefixes that were drawn, not of how they were come by. A penalty in the reward of the whole completion,
+or of what is to come, counts that too.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +28,7 @@ Estimator = Literal["k1", "k2", "k3", "abs", "k1+", "k3+", "abs+"]
 def kl_estimate(
     logp: Tensor, ref_logp: Tensor, estimator: str, log_ratio_bound: float, bound: float, who: str
 ) -> Tensor:
-    """The estimate at each token, in nats, shape of ``logp``; see `kl_to_reference` for the formulas.
+    """The estimate at each token, in nats, shape of ``logp``; see `objective.kl_to_reference` for the formulas.
 
     Raises SettingError, naming the component ``who``, for an unknown estimator.
     """
