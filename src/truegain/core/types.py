@@ -110,6 +110,7 @@ class Sampling:
 
     ``temperature`` 0 is greedy. ``top_k`` 0 and ``top_p`` 1.0 switch the filters off. ``stop`` strings end a
     completion and are kept in it; the end-of-sequence token always ends it. ``max_tokens`` bounds the completion.
+    ``samplers`` are components of that kind, knobs and facts bound, in the order in which they run.
     """
 
     max_tokens: int = 64
@@ -117,6 +118,7 @@ class Sampling:
     top_k: int = 0
     top_p: float = 1.0
     stop: tuple[str, ...] = ()
+    samplers: tuple[Callable[..., Any], ...] = ()
 
 
 @dataclass(frozen=True)

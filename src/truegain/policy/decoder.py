@@ -19,6 +19,7 @@ CLASSES = ("LlamaForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
 ROPE_TYPES = ("default", "linear", "llama3", "yarn")
 Linear: TypeAlias = tuple[Tensor, Tensor | None]
 Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
+Steer = Callable[[int, Tensor], Tensor]
 
 
 class Adapted(NamedTuple):
@@ -203,12 +204,20 @@ def rotary(model: Any, positions: Tensor) -> tuple[Tensor, Tensor]:
     return torch.cat((cos, cos), -1).to(dtype).unsqueeze(-2), torch.cat((-sin, sin), -1).to(dtype).unsqueeze(-2)
 
 
-def run(weights: Weights, shape: Shape, x: Tensor, rope: tuple[Tensor, Tensor], attend: Attend) -> Tensor:
+def run(
+    weights: Weights,
+    shape: Shape,
+    x: Tensor,
+    rope: tuple[Tensor, Tensor],
+    attend: Attend,
+    steer: Steer | None = None,
+) -> Tensor:
     """Embeddings [..., d] through all blocks and the final norm. ``attend(i, q, k, v)`` takes q [..., H, D] and k, v
-    [..., K, D] of block i, rotated, and gives [..., H * D].
+    [..., K, D] of block i, rotated, and gives [..., H * D]. ``steer(i, x)`` changes what block i hands on.
     """
     for index, layer in enumerate(weights.layers):
         x = _block(index, layer, shape, x, rope, attend)
+        x = x if steer is None else steer(index, x)
     return F.rms_norm(x, x.shape[-1:], weights.norm, shape.eps)
 
 

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from truegain.policy.decoder import compute_dtype, embedded, rotary, run, shape_of, weights_of
+from truegain.policy.decoder import Steer, compute_dtype, embedded, rotary, run, shape_of, weights_of
 from truegain.rollout.plan import Plan, padded
 from truegain.rollout.shared import KeysValues, Shared, mixture, share
 
@@ -77,7 +77,12 @@ class LlamaDecoder:
             cache.used, cache.place = cache.used + longest, cut + length
         return cache, F.linear(last, *self.weights.head)
 
-    def step(self, state: Cache, tokens: Tensor) -> Tensor:
+    @property
+    def blocks(self) -> int:
+        """How many blocks can be steered."""
+        return len(self.weights.layers)
+
+    def step(self, state: Cache, tokens: Tensor, steer: Steer | None = None) -> Tensor:
         """See `truegain.rollout.loop.Decoder`."""
         heads, size, slot, count = self.shape.kv_heads, self.shape.size, state.used, len(tokens)
         rows, each, shared = count * heads, self.shape.heads // heads, state.shared
@@ -98,7 +103,7 @@ class LlamaDecoder:
             return mixed.add_(mixture(p[..., : slot + 1], values)).view(count, -1)
 
         rope = (state.rope[0][state.place], state.rope[1][state.place])
-        hidden = run(self.weights, self.shape, embedded(self.model, tokens), rope, attend)
+        hidden = run(self.weights, self.shape, embedded(self.model, tokens), rope, attend, steer)
         state.used, state.place = slot + 1, state.place + 1
         return F.linear(hidden, *self.weights.head)
 

@@ -13,12 +13,14 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from truegain.core.errors import SettingError
 from truegain.core.types import Request, Sample, Sampling
+from truegain.policy.decoder import Steer
 from truegain.rollout import plan as planning
 from truegain.rollout import sampler
 from truegain.rollout.forced import Logp, score_apart
 from truegain.rollout.loop import draw_rows
 from truegain.rollout.native import load_weights
 from truegain.rollout.plan import Plan
+from truegain.rollout.steering import samplers_for
 from truegain.rollout.stops import StopWatch
 
 
@@ -44,7 +46,8 @@ class TransformersEngine:
             for places in self._equal(requests):
                 whole = [Request(trunk=requests[place].given, key=requests[place].key) for place in places]
                 for plan in planning.plans(whole, lambda rows, *_: rows, self.max_rows):
-                    samples = draw_rows(decoder, plan, sampling, self.policy.eos_ids, watch)
+                    samplers = samplers_for(sampling, self.policy, decoder)
+                    samples = draw_rows(decoder, plan, sampling, self.policy.eos_ids, watch, samplers)
                     for at, sample in zip(plan.index, samples, strict=True):
                         result[places[at]] = sample
         return result
@@ -80,6 +83,12 @@ class ModelDecoder:
     def __init__(self, model: Any) -> None:  # noqa: D107
         self.model = model
         self.device, self.vocabulary = next(model.parameters()).device, _vocabulary(model)
+        self._layers = _blocks(model)
+
+    @property
+    def blocks(self) -> int:
+        """How many blocks can be steered; 0 where they are not found."""
+        return len(self._layers)
 
     def start(self, plan: Plan, room: int) -> tuple[dict[str, Any], Tensor]:
         """See `truegain.rollout.loop.Decoder`. The plan's trunks are equally long and whole, without suffixes."""
@@ -92,12 +101,16 @@ class ModelDecoder:
         cache.batch_select_indices(of)
         return {"ids": trunks[of], "cache": cache}, out.logits[of, -1]
 
-    def step(self, state: dict[str, Any], tokens: Tensor) -> Tensor:
-        """See `truegain.rollout.loop.Decoder`."""
+    def step(self, state: dict[str, Any], tokens: Tensor, steer: Steer | None = None) -> Tensor:
+        """See `truegain.rollout.loop.Decoder`. Raises SettingError for a steered model that has no cache: what was
+        changed at earlier tokens would be lost when they are read again."""
         state["ids"] = torch.cat((state["ids"], tokens[:, None]), 1)
         if state["cache"] is None:
+            if steer is not None:
+                raise SettingError(f"{type(self.model).__name__} has no plain cache, so it cannot be steered")
             return self.model(input_ids=state["ids"], use_cache=False).logits[:, -1]
-        out = self.model(input_ids=tokens[:, None], past_key_values=state["cache"], use_cache=True)
+        with _steered(self._layers, steer):
+            out = self.model(input_ids=tokens[:, None], past_key_values=state["cache"], use_cache=True)
         state["cache"] = out.past_key_values
         return out.logits[:, -1]
 
@@ -106,6 +119,34 @@ class ModelDecoder:
         if state["cache"] is not None:
             state["cache"].batch_select_indices(rows)
         return {"ids": state["ids"][rows], "cache": state["cache"]}
+
+
+def _blocks(model: Any) -> list[Any]:
+    """The blocks that the model runs one after the other: its one list of as many modules as its config says."""
+    count = getattr(model.config.get_text_config(), "num_hidden_layers", None)
+    found = [m for m in model.modules() if isinstance(m, torch.nn.ModuleList) and len(m) == count]
+    return list(found[0]) if len(found) == 1 else []
+
+
+@contextmanager
+def _steered(blocks: Sequence[Any], steer: Steer | None) -> Iterator[None]:
+    """Have ``steer`` change what each block hands on at the last position."""
+
+    def hook(index: int) -> Any:
+        def changed(_module: Any, _args: Any, out: Any) -> Any:
+            assert steer is not None
+            hidden = out[0] if isinstance(out, tuple) else out
+            moved = torch.cat((hidden[:, :-1], steer(index, hidden[:, -1])[:, None]), 1)
+            return (moved, *out[1:]) if isinstance(out, tuple) else moved
+
+        return changed
+
+    handles = [] if steer is None else [block.register_forward_hook(hook(n)) for n, block in enumerate(blocks)]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 @contextmanager

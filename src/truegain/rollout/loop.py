@@ -11,8 +11,10 @@ from torch import Tensor
 from truegain.core.draws import uniforms
 from truegain.core.errors import RunError
 from truegain.core.types import Sample, Sampling, Stop
+from truegain.policy.decoder import Steer
 from truegain.rollout.plan import Plan
 from truegain.rollout.sampler import draw
+from truegain.rollout.steering import Samplers
 from truegain.rollout.stops import StopWatch
 
 # Rows that have ended keep their place until this share of the rows is left: leaving costs a copy of the cache
@@ -26,12 +28,17 @@ class Decoder(Protocol):
     device: torch.device
     vocabulary: int
 
+    @property
+    def blocks(self) -> int:
+        """How many blocks can be steered; 0 for a model that has no hidden states."""
+        ...
+
     def start(self, plan: Plan, room: int) -> tuple[Any, Tensor]:
         """Read what the plan gives, with room for so many further tokens; the state and logits [B, V]."""
         ...
 
-    def step(self, state: Any, tokens: Tensor) -> Tensor:
-        """Read tokens [B], one per row; logits [B, V]. Changes the state."""
+    def step(self, state: Any, tokens: Tensor, steer: Steer | None = None) -> Tensor:
+        """Read tokens [B], one per row; logits [B, V]. Changes the state. ``steer`` changes what the blocks hand on."""
         ...
 
     def select(self, state: Any, rows: Tensor) -> Any:
@@ -40,9 +47,17 @@ class Decoder(Protocol):
 
 
 def draw_rows(
-    decoder: Decoder, plan: Plan, sampling: Sampling, eos: Iterable[int], watch: StopWatch | None
+    decoder: Decoder,
+    plan: Plan,
+    sampling: Sampling,
+    eos: Iterable[int],
+    watch: StopWatch | None,
+    samplers: Samplers | None = None,
 ) -> list[Sample]:
-    """Continue every row of a plan until it ends. Raises RunError when the model gives NaN."""
+    """Continue every row of a plan until it ends. Raises RunError when the model gives NaN.
+
+    ``samplers`` change the logits before each draw and the hidden states of each drawn token as it is read.
+    """
     rows, room, device = len(plan.index), sampling.max_tokens, decoder.device
     if room == 0:
         return [Sample((), (), "length")] * rows
@@ -56,6 +71,8 @@ def draw_rows(
     going = torch.ones(rows, dtype=torch.bool, device=device)
     state, logits = decoder.start(plan, room)
     for t in range(room):
+        if samplers is not None:
+            logits = samplers.logits(logits, ids[live, :t])
         tokens, chosen = draw(logits, chance[t], sampling)
         ids[live, t], logp[live, t] = tokens, chosen
         ended = _reasons(tokens, going, ends, watch, ids, live, t)
@@ -69,7 +86,10 @@ def draw_rows(
             keep = going.nonzero()[:, 0]
             state = decoder.select(state, keep)
             live, tokens, chance, going = live[keep], tokens[keep], chance[:, keep], going[keep]
-        logits = decoder.step(state, tokens)
+            logits = logits[keep]
+            if samplers is not None:
+                samplers.select(keep)
+        logits = decoder.step(state, tokens, None if samplers is None else samplers.steer(tokens, logits))
     return _samples(ids, logp, length, why)
 
 

@@ -16,6 +16,7 @@ from truegain.rollout import sampler
 from truegain.rollout.cached import LlamaDecoder
 from truegain.rollout.forced import Logp, score_apart, score_trees
 from truegain.rollout.loop import draw_rows
+from truegain.rollout.steering import samplers_for
 from truegain.rollout.stops import StopWatch
 from truegain.rollout.table import TableDecoder
 
@@ -58,7 +59,8 @@ class NativeEngine:
 
         result: list[Any] = [None] * len(requests)
         for plan in planning.plans(requests, cost, self.cache_bytes):
-            samples = draw_rows(decoder, plan, sampling, self.policy.eos_ids, watch)
+            samplers = samplers_for(sampling, self.policy, decoder)
+            samples = draw_rows(decoder, plan, sampling, self.policy.eos_ids, watch, samplers)
             for place, sample in zip(plan.index, samples, strict=True):
                 result[place] = sample
         return result

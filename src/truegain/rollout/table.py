@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from truegain.policy.decoder import Steer
 from truegain.rollout.plan import Plan
 
 
@@ -28,7 +29,9 @@ class TableDecoder:
         window = torch.tensor([[bos] * (self.order - len(row)) + list(row) for row in rows], device=self.device)
         return [window], self._logits(window)
 
-    def step(self, state: list[Tensor], tokens: Tensor) -> Tensor:
+    blocks = 0
+
+    def step(self, state: list[Tensor], tokens: Tensor, steer: Steer | None = None) -> Tensor:
         """See `truegain.rollout.loop.Decoder`."""
         state[0] = torch.cat((state[0][:, 1:], tokens[:, None]), 1)
         return self._logits(state[0])
