@@ -35,11 +35,11 @@ def count_and_push(hidden, peak, text, state, *, layer=1, strength=2.0):
     return hidden + push[:, None] * torch.linspace(-1, 1, hidden.shape[1]), {"number": number + 1}
 
 
-def forbid(logits, tokens, *, token=7):
+def forbid(logits, history, *, token=7):
     """Never this token, and never the one drawn last."""
     out = logits.clone()
     out[:, token] = float("-inf")
-    return out.scatter(1, tokens[:, -1:], float("-inf")) if tokens.shape[1] else out
+    return out.scatter(1, history[:, -1:], float("-inf")) if history.shape[1] else out
 
 
 @pytest.fixture(autouse=True)

@@ -30,7 +30,7 @@ KINDS: dict[str, str] = {
     "surrogate": "columns -> [B,T], the loss of each token",
     "plan": "columns -> [N,B,T] bool, ordered parts, each one optimiser step",
     "pair": "chosen and rejected columns -> [N]",
-    "sampler": "logits (and tokens so far) -> logits; with a knob `layer`, hidden states and a state -> both",
+    "sampler": "logits (and history[B,t], drawn so far) -> logits; with a knob `layer`, hidden states and a state -> both",
     "search": "(roles, problems, value, budget) -> Tree",
     "fold": "init() -> state; update(state, *, line, columns) -> (state, settings for the next step)",
     "metric": "arrays -> numbers",
@@ -44,7 +44,7 @@ _OFFERED: dict[str, frozenset[str]] = {
     "resample": frozenset({"roles", "draw", "rollouts", "state"}),
     "segment": frozenset({"text", "spans"}),
     "probe": frozenset({"roles", "draw", "rollouts"}) | frozenset(COLUMNS),
-    "sampler": frozenset({"logits", "tokens", "hidden", "peak", "text", "state"}),
+    "sampler": frozenset({"logits", "history", "hidden", "peak", "text", "state"}),
     "fold": frozenset({"line"}) | frozenset(COLUMNS),
 }
 _FILLING = ("score", "probe")

@@ -20,7 +20,7 @@ class Samplers:
     (``hidden`` [B, D]), that token's text (``text``, one string per row), ``peak`` [B], the largest probability, at
     temperature 1, of the distribution that the token was drawn from, and its own ``state`` (tensors by name, a row
     each; empty at the first token). It returns the new hidden states and the new state. Tokens that a request gives are
-    not steered, and every request begins with an empty state. Other samplers take ``logits`` [B, V] (and ``tokens``
+    not steered, and every request begins with an empty state. Other samplers take ``logits`` [B, V] (and ``history``
     [B, t], drawn so far) and return logits.
     """
 
@@ -31,10 +31,10 @@ class Samplers:
         self._states: list[Mapping[str, Tensor]] = [{} for _ in self._steering]
         self._decode, self._texts = decode, dict[int, str]()
 
-    def logits(self, logits: Tensor, tokens: Tensor) -> Tensor:
+    def logits(self, logits: Tensor, history: Tensor) -> Tensor:
         """The logits of the next draw, changed by every sampler without a layer, in order."""
         for member in self._plain:
-            logits, _ = call(member, {"logits": logits, "tokens": tokens}, {})
+            logits, _ = call(member, {"logits": logits, "history": history}, {})
         return logits
 
     def steer(self, tokens: Tensor, logits: Tensor) -> Steer | None:
