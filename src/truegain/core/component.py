@@ -30,7 +30,7 @@ KINDS: dict[str, str] = {
     "surrogate": "columns -> [B,T], the loss of each token",
     "plan": "columns -> [N,B,T] bool, ordered parts, each one optimiser step",
     "pair": "chosen and rejected columns -> [N]",
-    "sampler": "logits (and history[B,t], drawn so far) -> logits; with a knob `layer`, hidden states and a state -> both",
+    "sampler": "logits (and history[B,t], drawn so far) -> logits; with `layer`, hidden states and a state -> both",
     "search": "(roles, problems, value, budget) -> Tree",
     "fold": "init() -> state; update(state, *, line, columns) -> (state, settings for the next step)",
     "metric": "arrays -> numbers",
