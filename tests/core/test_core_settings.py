@@ -63,12 +63,14 @@ def test_a_component_that_two_terms_hold_is_set_in_each_by_the_terms_number(form
         resolve(form, "clip_high")
 
 
-def test_the_learning_rate_of_a_trained_role_is_a_setting(form: Train) -> None:
+def test_the_source_of_every_role_and_the_learning_rate_of_a_trained_one_are_settings(form: Train) -> None:
     roles = {"critic": Role("init", "value", head=True, lr=1e-3), "reference": Role("init", "ref_logp")}
     form = Train(reward=form.reward, terms=form.terms, roles=roles)
-    assert [path for path in settings(form) if path.startswith("role.")] == ["role.critic.lr"]
-    changed = with_setting(form, "critic.lr", "2e-3")
-    assert isinstance(changed, Train) and changed.roles["critic"].lr == 2e-3
+    paths = [path for path in settings(form) if path.startswith("role.")]
+    assert paths == ["role.critic.lr", "role.critic.source", "role.reference.source"]
+    changed = with_setting(with_setting(form, "critic.lr", "2e-3"), "reference.source", "runs/other")
+    assert isinstance(changed, Train) and changed.roles["critic"] == Role("init", "value", head=True, lr=2e-3)
+    assert changed.roles["reference"] == Role("runs/other", "ref_logp")
 
 
 def test_every_full_path_means_itself(form: Train) -> None:

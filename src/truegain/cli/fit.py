@@ -9,6 +9,7 @@ import typer
 
 from truegain.cli import device as devices
 from truegain.cli.errors import INTERRUPTED
+from truegain.cli.fit_reward import reward_model
 from truegain.cli.out import quiet_libraries, say
 from truegain.cli.progress import progress
 from truegain.core.errors import SettingError
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 app = typer.Typer(help="Fit a model offline: the embedded one, or any.", no_args_is_help=False)
+app.command("reward-model")(reward_model)
 Seed = Annotated[int, typer.Option(min=0, help="Decides the examples and their order.")]
 
 
@@ -24,10 +26,14 @@ Seed = Annotated[int, typer.Option(min=0, help="Decides the examples and their o
 def fit(context: typer.Context) -> None:
     """Fit a model offline: the embedded one, or any.
 
-    `fit tiny` makes the embedded model, `fit sft` fine-tunes any on a task's reference completions.
+    `fit tiny` makes the embedded model, `fit sft` fine-tunes any on a task's reference completions, `fit reward-model`
+    learns what people prefer from pairs.
     """
     if context.invoked_subcommand is None:
-        raise SettingError("fit needs to know what: `truegain fit tiny` or `truegain fit sft --task TASK`")
+        raise SettingError(
+            "fit needs to know what: `truegain fit tiny`, `truegain fit sft --task TASK` or "
+            "`truegain fit reward-model --data FILE`"
+        )
 
 
 @app.command("tiny")

@@ -29,7 +29,7 @@ KINDS: dict[str, str] = {
     "weight": "columns -> [B,T], the numbers that sum a per-token loss to the scalar",
     "surrogate": "columns -> [B,T], the loss of each token",
     "plan": "columns -> [N,B,T] bool, ordered parts, each one optimiser step",
-    "pair": "chosen and rejected columns -> [N]",
+    "pair": "columns of both completions, `chosen_NAME` and `rejected_NAME`, a row per pair -> [N]",
     "sampler": "logits (and history[B,t], drawn so far) -> logits; with `layer`, hidden states and a state -> both",
     "search": "(roles, problems, value, budget) -> Tree",
     "fold": "init() -> state; update(state, *, line, columns) -> (state, settings for the next step)",
@@ -46,6 +46,7 @@ _OFFERED: dict[str, frozenset[str]] = {
     "probe": frozenset({"roles", "draw", "rollouts"}) | frozenset(COLUMNS),
     "sampler": frozenset({"logits", "history", "hidden", "peak", "text", "state"}),
     "fold": frozenset({"line"}) | frozenset(COLUMNS),
+    "pair": frozenset(f"{side}_{name}" for side in ("chosen", "rejected") for name in COLUMNS),
 }
 _FILLING = ("score", "probe")
 _LATER = {
@@ -217,7 +218,8 @@ def call(member: Member, columns: Mapping[str, Any], facts: Mapping[str, Any]) -
     spec = spec_of(member)
     for name in spec.inputs:
         if name not in columns:
-            provider = COLUMNS[name].provider if name in COLUMNS else "nobody"
+            own = name.removeprefix("chosen_").removeprefix("rejected_") if spec.kind == "pair" else name
+            provider = COLUMNS[own].provider if own in COLUMNS else "nobody"
             raise WiringError(f"{spec.full_name} needs column {name!r}, which comes from {provider}; it is not there")
     for name in spec.facts:
         if name not in facts:

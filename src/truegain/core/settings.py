@@ -1,7 +1,7 @@
 """Dotted settings of a form: list them, read them, and make a variant with one changed.
 
-A path is ``loop.NAME``, ``KIND.COMPONENT.KNOB`` (``credit.group_normalise.std``), ``term.N.scale``, ``role.NAME.lr``;
-``term.N.KIND.COMPONENT.KNOB`` where several terms hold the same component. A last part
+A path is ``loop.NAME``, ``KIND.COMPONENT.KNOB`` (``credit.group_normalise.std``), ``term.N.scale``, ``role.NAME.lr``
+and ``role.NAME.source``; ``term.N.KIND.COMPONENT.KNOB`` where several terms hold the same component. A last part
 alone is enough when it is unique (``lr``, ``clip_high``). ``--set``, TOML files and controllers share this grammar.
 """
 
@@ -46,6 +46,7 @@ def settings(form: Form) -> dict[str, Any]:
                 for member in members(getattr(term, kind)):
                     _list(found, _place(form, n, kind, member), member)
         found.update({f"role.{name}.lr": role.lr for name, role in form.roles.items() if role.lr is not None})
+        found.update({f"role.{name}.source": role.source for name, role in form.roles.items()})
     return found
 
 
@@ -87,9 +88,11 @@ def with_setting(form: Form, path: str, value: Any) -> Form:
         loop = cast(Loop, getattr(form, "loop"))  # noqa: B009
         return cast(Form, dataclasses.replace(cast(Any, form), loop=_loop(loop, {rest: value})))
     if head == "role":
-        name = rest.rpartition(".")[0]
+        name, _, field = rest.rpartition(".")
         roles = dict(cast(Train, form).roles)
-        roles[name] = dataclasses.replace(roles[name], lr=_typed(full, value, float, roles[name].lr))
+        kind = float if field == "lr" else str
+        typed = _typed(full, value, kind, getattr(roles[name], field))
+        roles[name] = dataclasses.replace(roles[name], **{field: typed})
         return cast(Form, dataclasses.replace(cast(Any, form), roles=roles))
     if head == "term":
         number, _, field = rest.partition(".")

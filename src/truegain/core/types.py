@@ -36,6 +36,17 @@ class Problem:
 
 
 @dataclass(frozen=True)
+class Pair:
+    """Two completions of one prompt, the better one first. ``meta`` holds further dataset columns and task facts."""
+
+    id: str
+    prompt: str | tuple[Message, ...]
+    chosen: str
+    rejected: str
+    meta: Mapping[str, Any] = field(default_factory=_no_facts)
+
+
+@dataclass(frozen=True)
 class Turn:
     """A contiguous span ``[start, end)`` of completion tokens written by one party."""
 

@@ -47,6 +47,24 @@ class ScalarHead(nn.Module):
         return head
 
 
+MEMBER = "member-{}"
+"""The folders of an ensemble, as `truegain fit reward-model` writes them and a role reads that names their parent."""
+
+
+def members_of(folder: str | Path) -> list[Path]:
+    """The members of an ensemble's folder in their order; none for any other source."""
+    found = [p for p in Path(folder).expanduser().glob(MEMBER.format("*")) if p.name.rpartition("-")[2].isdecimal()]
+    return sorted((p for p in found if p.is_dir()), key=lambda p: int(p.name.rpartition("-")[2]))
+
+
+def at_last(values: Tensor, lengths: Tensor) -> Tensor:
+    """Each row's number [B] at its last token, of ``values`` [B, T]; 0 for an empty row. Carries gradient."""
+    if not values.shape[1]:
+        return values.new_zeros(values.shape[0])
+    found = values.gather(1, (lengths - 1).clamp(min=0)[:, None])[:, 0]
+    return torch.where(lengths > 0, found, torch.zeros_like(found))
+
+
 def token_values(
     policy: Policy,
     head: ScalarHead,

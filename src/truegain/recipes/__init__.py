@@ -2,6 +2,7 @@
 
 from truegain.recipes.ace import ace as ace
 from truegain.recipes.adora import adora as adora
+from truegain.recipes.bradley_terry_rm import bradley_terry_rm as bradley_terry_rm
 from truegain.recipes.cispo import cispo as cispo
 from truegain.recipes.dapo import dapo as dapo
 from truegain.recipes.dco_limit_confidence import dco_limit_confidence as dco_limit_confidence

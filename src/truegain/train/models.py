@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from truegain.core.errors import DataError, WiringError
-from truegain.core.forms import Loop, Role, Train
+from truegain.core.forms import Fit, Loop, Role, Train
 from truegain.core.types import Engine
-from truegain.policy.heads import ScalarHead
+from truegain.policy.heads import ScalarHead, members_of
 from truegain.policy.policy import Policy
 from truegain.rollout.engines import engine_for
 from truegain.train import checkpoint
@@ -74,13 +74,15 @@ def policy_model(policy: Policy, loop: Loop) -> Model:
     return Model("policy", policy, optimiser=optimiser, masters=masters)
 
 
-def load_models(form: Train, policy: Policy, base: Policy) -> dict[str, Model]:
+def load_models(form: Train | Fit, policy: Policy, base: Policy) -> dict[str, Model]:
     """The policy and every role of the form by name; ``base`` is the frozen policy as it was before training.
+
+    A role whose folder holds an ensemble (``member-0``, ``member-1``, ...) becomes a model per member, ``NAME/0``, ...
 
     Raises DataError for a role's model that cannot be loaded or that reads other tokens than the policy.
     """
     models = {"policy": policy_model(policy, form.loop)}
-    for name, role in form.roles.items():
+    for name, role in _by_member(form.roles):
         body, head = _body(name, role, policy, base)
         if role.lr is None:
             models[name] = Model(name, body, role, head)
@@ -104,6 +106,17 @@ def check_roles(form: Train) -> None:
             raise WiringError(f"role {name!r} {'is trained by a term' if trained else 'has no term'}: {mend}")
         if trained and role.fills != "value":
             raise WiringError(f"role {name!r}: only a role that fills 'value' can be trained in the online loop")
+
+
+def _by_member(roles: Mapping[str, Role]) -> Iterator[tuple[str, Role]]:
+    for name, role in roles.items():
+        parts = [] if role.source in ("init", "policy") else members_of(role.source)
+        if not parts:
+            yield name, role
+        elif role.fills != "model_reward" or role.lr is not None:
+            raise WiringError(f"role {name!r}: {role.source} is an ensemble, which only a frozen model_reward can be")
+        for number, part in enumerate(parts):
+            yield f"{name}/{number}", replace(role, source=str(part))
 
 
 def _body(name: str, role: Role, policy: Policy, base: Policy) -> tuple[Policy, ScalarHead | None]:

@@ -15,6 +15,7 @@ from truegain.core.component import call, spec_of
 from truegain.core.errors import WiringError
 from truegain.core.forms import Train, members
 from truegain.core.types import Rollout
+from truegain.policy.heads import at_last
 from truegain.rollout.batch import to_columns
 from truegain.rollout.segment import token_spans
 from truegain.tasks import NAMES, make
@@ -84,7 +85,7 @@ def add_models(form: Train, models: Mapping[str, Model], batch: Batch, prompts: 
         elif fills == "value" and "old_value" in named:
             batch = batch.add(old_value=value_pass(model, prompts, batch, loop))
         elif fills == "model_reward":
-            rewards.append(_at_last(value_pass(model, prompts, batch, loop, after=True), token_counts(batch)))
+            rewards.append(at_last(value_pass(model, prompts, batch, loop, after=True), token_counts(batch)))
         elif fills == "step_reward":
             scores = value_pass(model, prompts, batch, loop, after=True)
             batch = batch.add(step_reward=at_step_ends(scores, batch["step"]))
@@ -93,14 +94,6 @@ def add_models(form: Train, models: Mapping[str, Model], batch: Batch, prompts: 
     if arithmetic.needs_old_pass(form):
         batch = batch.add(old_logp=logp_pass(models["policy"].policy, prompts, batch, loop))
     return batch
-
-
-def _at_last(scores: Tensor, lengths: Tensor) -> Tensor:
-    """Each row's number at its last token [B]; 0 for an empty row."""
-    if not scores.shape[1]:
-        return scores.new_zeros(scores.shape[0])
-    found = scores.gather(1, (lengths - 1).clamp(min=0)[:, None])[:, 0]
-    return torch.where(lengths > 0, found, torch.zeros_like(found))
 
 
 def at_step_ends(scores: Tensor, step: Tensor) -> Tensor:

@@ -1,0 +1,3 @@
+"""Preference losses: what both completions of a pair get -> one loss per pair. Lower is better."""
+
+from truegain.methods.preference._bradley_terry import bradley_terry as bradley_terry
