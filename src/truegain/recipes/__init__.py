@@ -4,8 +4,10 @@ from truegain.recipes.ace import ace as ace
 from truegain.recipes.adora import adora as adora
 from truegain.recipes.bradley_terry_rm import bradley_terry_rm as bradley_terry_rm
 from truegain.recipes.cispo import cispo as cispo
+from truegain.recipes.constrained_rlhf import constrained_rlhf as constrained_rlhf
 from truegain.recipes.dapo import dapo as dapo
 from truegain.recipes.dco_limit_confidence import dco_limit_confidence as dco_limit_confidence
+from truegain.recipes.direct_behaviour_specification import direct_behaviour_specification as direct_behaviour_specification
 from truegain.recipes.dler import dler as dler
 from truegain.recipes.dr_grpo import dr_grpo as dr_grpo
 from truegain.recipes.drpo import drpo as drpo
@@ -15,7 +17,9 @@ from truegain.recipes.grpo_guard import grpo_guard as grpo_guard
 from truegain.recipes.gspo import gspo as gspo
 from truegain.recipes.hdpo_metis import hdpo_metis as hdpo_metis
 from truegain.recipes.igpo import igpo as igpo
+from truegain.recipes.kl_estimators import kl_estimators as kl_estimators
 from truegain.recipes.lite_ppo import lite_ppo as lite_ppo
+from truegain.recipes.lsc_transform import lsc_transform as lsc_transform
 from truegain.recipes.matchtir import matchtir as matchtir
 from truegain.recipes.mhpo import mhpo as mhpo
 from truegain.recipes.nsr_wreinforce import nsr_wreinforce as nsr_wreinforce

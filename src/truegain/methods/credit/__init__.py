@@ -32,5 +32,6 @@ from truegain.methods.credit._thought_rewards import thought_rewards as thought_
 from truegain.methods.credit._tool_economy import tool_economy as tool_economy
 from truegain.methods.credit._track_quantiles import track_quantiles as track_quantiles
 from truegain.methods.credit._turn_returns import turn_returns as turn_returns
+from truegain.methods.credit._weighted_rewards import weighted_rewards as weighted_rewards
 from truegain.methods.credit._weighted_tests import weighted_tests as weighted_tests
 from truegain.methods.credit._whiten import whiten as whiten
