@@ -14,7 +14,7 @@ from truegain.core.batch import Batch
 from truegain.core.forms import Train
 from truegain.recipes.kl_estimators import kl_estimators
 
-PROMPTS, ARMS, SAMPLES, UPDATES, LR, BETA = 32, 10, 16, 1500, 8.0, 0.5
+PROMPTS, ARMS, SAMPLES, UPDATES, LR, BETA = 16, 10, 16, 600, 4.0, 0.5
 RIGHT = (("loss", "k2"), ("reward", "k1"))
 WRONG = (("loss", "k1"), ("loss", "k3"), ("reward", "k2"), ("reward", "k3"))
 

@@ -1,4 +1,8 @@
-"""Raw and log-sigmoid-centred sums of two rewards at equal KL: how often an answer is below a reference."""
+"""Raw and log-sigmoid-centred sums of two rewards at equal KL: how often an answer is below a reference.
+
+About one answer in a hundred is above both references. The first run, with 64 answers per prompt and 1 nat, could
+hardly reach one: -ln 0.01 is 4.6 nats, and half the prompts had none. Now 512 answers and 4 nats.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +20,7 @@ from truegain.core.forms import Train
 from truegain.methods import reward
 from truegain.recipes.lsc_transform import lsc_transform
 
-PROMPTS, ANSWERS, NATS, QUANTILE = 200, 64, 1.0, 0.85
+PROMPTS, ANSWERS, NATS, QUANTILE = 200, 512, 4.0, 0.85
 
 
 def _rewards(seed: int) -> tuple[Tensor, Tensor]:
@@ -69,7 +73,7 @@ def _one_seed(seed: int) -> Mapping[str, float]:
 CLAIM = Claim(
     name="lsc-transform",
     system="lsc-transform",
-    states="At the optimum of reward minus KL with one price of KL for all prompts and 1 nat on average, on 64 answers "
+    states="At the optimum of reward minus KL with one price of KL for all prompts and 4 nats on average, on 512 answers "
     "per prompt with two heavy-tailed rewards at odds, the sum of log-sigmoid-centred rewards leaves at least 30 % "
     "fewer answers below one of the references than the sum of the rewards as they are.",
     unit="share of the answers below a reference under the raw sum",
