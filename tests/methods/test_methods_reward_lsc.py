@@ -60,9 +60,8 @@ def test_far_below_its_reference_a_reward_stays_as_it_is_but_for_the_shift() -> 
 def test_weights_multiply_and_what_does_not_fit_is_refused() -> None:
     assert of([1.0, -1.0], weights=(2.0, 0.0)) == pytest.approx(2 * of([1.0]))
     assert math.isnan(of([math.nan, 0.0]))
-    for references, weights in ((torch.zeros(1, 3), ()), (torch.zeros(1, 2), (1.0,))):
-        with pytest.raises(WiringError, match="2 named rewards"):
-            log_sigmoid(torch.zeros(1, 2), references, weights=weights)
+    with pytest.raises(WiringError, match="2 named rewards, with 2 references and 1 weights"):
+        log_sigmoid(torch.zeros(1, 2), torch.zeros(1, 2), weights=(1.0,))
 
 
 def row(name: str, **meta: Any) -> Rollout:

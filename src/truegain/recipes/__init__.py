@@ -7,7 +7,9 @@ from truegain.recipes.cispo import cispo as cispo
 from truegain.recipes.constrained_rlhf import constrained_rlhf as constrained_rlhf
 from truegain.recipes.dapo import dapo as dapo
 from truegain.recipes.dco_limit_confidence import dco_limit_confidence as dco_limit_confidence
-from truegain.recipes.direct_behaviour_specification import direct_behaviour_specification as direct_behaviour_specification
+from truegain.recipes.direct_behaviour_specification import (
+    direct_behaviour_specification as direct_behaviour_specification,
+)
 from truegain.recipes.dler import dler as dler
 from truegain.recipes.dr_grpo import dr_grpo as dr_grpo
 from truegain.recipes.drpo import drpo as drpo
@@ -26,6 +28,7 @@ from truegain.recipes.nsr_wreinforce import nsr_wreinforce as nsr_wreinforce
 from truegain.recipes.one_shot_rlvr import one_shot_rlvr as one_shot_rlvr
 from truegain.recipes.p2s import p2s as p2s
 from truegain.recipes.pav import pav as pav
+from truegain.recipes.pf_ppo import pf_ppo as pf_ppo
 from truegain.recipes.ppo import ppo as ppo
 from truegain.recipes.prof import prof as prof
 from truegain.recipes.pure import pure as pure

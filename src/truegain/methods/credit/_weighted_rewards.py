@@ -11,9 +11,7 @@ from truegain.core.errors import WiringError
 from truegain.methods.credit._group_normalise import group_normalise
 
 
-@component(
-    "credit", cite=("arXiv:2310.04373", "tedmoskovitz/ConstrainedRL4LMs constrained_ppo.py", "arXiv:2112.12228")
-)
+@component("credit", cite=("arXiv:2310.04373", "tedmoskovitz/ConstrainedRL4LMs constrained_ppo.py", "arXiv:2112.12228"))
 def weighted_rewards(
     reward_parts: Float[Tensor, "B K"],
     group: Int[Tensor, "B"],

@@ -19,6 +19,7 @@ from truegain.methods.evaluation._pass_hat_k import pass_hat_k
 from truegain.methods.evaluation._probability_of_improvement import probability_of_improvement
 from truegain.methods.evaluation._problem_means import problem_means
 from truegain.methods.evaluation._proportion_mean import proportion_mean
+from truegain.methods.evaluation._reward_fit import reward_fit
 from truegain.methods.evaluation._self_consistency import self_consistency
 from truegain.methods.evaluation._sign_flip import sign_flip
 from truegain.methods.evaluation._stratified_bootstrap import stratified_bootstrap
@@ -50,6 +51,7 @@ __all__ = [
     "probability_of_improvement",
     "problem_means",
     "proportion_mean",
+    "reward_fit",
     "self_consistency",
     "sign_flip",
     "stratified_bootstrap",

@@ -1,6 +1,7 @@
 """Reward components: columns -> one named reward per rollout. Higher is better."""
 
 from truegain.methods.reward._discount_likely import discount_likely as discount_likely
+from truegain.methods.reward._extreme_ranks import extreme_ranks as extreme_ranks
 from truegain.methods.reward._judged_steps import judged_steps as judged_steps
 from truegain.methods.reward._known_reference import known_reference as known_reference
 from truegain.methods.reward._log_sigmoid import log_sigmoid as log_sigmoid

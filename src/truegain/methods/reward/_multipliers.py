@@ -12,9 +12,7 @@ from truegain.core.component import component
 from truegain.core.errors import SettingError, WiringError
 
 
-@component(
-    "fold", cite=("arXiv:2310.04373", "tedmoskovitz/ConstrainedRL4LMs constrained_ppo.py", "arXiv:2112.12228")
-)
+@component("fold", cite=("arXiv:2310.04373", "tedmoskovitz/ConstrainedRL4LMs constrained_ppo.py", "arXiv:2112.12228"))
 @dataclass(frozen=True, kw_only=True)
 class multipliers:
     """A Lagrange multiplier per named reward: each is pushed up to its threshold and held there, not maximised.

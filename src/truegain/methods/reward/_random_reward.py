@@ -1,14 +1,10 @@
 from __future__ import annotations
 
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from truegain.core.component import component
-
-# The golden-ratio increment and multiplier of splitmix64, as signed 64-bit integers
-_GAMMA = 0x9E3779B97F4A7C15 - (1 << 64)
-_MIX = 0xBF58476D1CE4E5B9 - (1 << 64)
+from truegain.methods.reward._draws import unit_draws
 
 
 @component("reward", cite="arXiv:2506.10947")
@@ -25,9 +21,4 @@ def random_reward(key: Int[Tensor, "B"], *, rate: float = 0.5, seed: int = 0, st
     >>> abs(float(rewards.mean()) - 0.5) < 0.03
     True
     """
-    start = torch.full_like(key, seed * 1_000_003 + step_index + 1) * _GAMMA  # wraps, as it should
-    state = (key ^ start) * _MIX
-    state = (state ^ ((state >> 29) & 0x7FFFFFFFF)) * _MIX
-    state = (state ^ ((state >> 32) & 0xFFFFFFFF)) * _MIX
-    unit = ((state >> 33) & 0x7FFFFFFF).double() / 2**31
-    return (unit < rate).float()
+    return (unit_draws(key, seed, step_index) < rate).float()
