@@ -52,7 +52,7 @@ def test_the_simplex_finds_the_top_in_one_two_and_three_dimensions() -> None:
 
 def test_thresholds_move_at_the_end_of_a_period_by_the_step_in_which_they_were_held() -> None:
     fold = search_thresholds(metric="gold", start=(0.5,), size=0.1, period=3)
-    state = fold.init()
+    state, out = fold.init(), dict[str, Any]()
     steps = [(0.2, 0.5), (0.9, 0.7), (0.1, 0.9)]  # gold, mean of the reward: only the first is near 0.5
     for gold, mean in steps:
         state, out = fold.update(state, line={"gold": gold}, reward_parts=torch.tensor([[0.0, mean]]))

@@ -14,11 +14,10 @@ import torch
 from torch import Tensor
 
 from truegain.claims.claim import Claim
-from truegain.claims.updates import loss_on, one_term, step_on
+from truegain.claims.updates import loss_on, one_term, steered, step_on
 from truegain.core import arithmetic
 from truegain.core.batch import Batch
 from truegain.core.forms import Train, members
-from truegain.core.settings import with_setting
 from truegain.methods import credit
 from truegain.recipes.constrained_rlhf import constrained_rlhf
 
@@ -62,8 +61,7 @@ def _means(form: Train, start: Tensor, rng: torch.Generator) -> Tensor:
         optimiser.step()
         if fold is not None:
             state, out = fold.update(state, reward_parts=batch["reward_parts"])
-            for path, value in out.items():
-                form = with_setting(form, path, value)
+            form = steered(form, out)
         if update >= UPDATES * 9 // 10:
             found.append(((start + POINTS @ tilt.detach()).double().softmax(1) @ POINTS.double()).mean(0))
     return torch.stack(found).mean(0)

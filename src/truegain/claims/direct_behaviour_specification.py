@@ -14,11 +14,10 @@ import torch
 from torch import Tensor
 
 from truegain.claims.claim import Claim
-from truegain.claims.updates import loss_on, one_term, step_on
+from truegain.claims.updates import loss_on, one_term, steered, step_on
 from truegain.core import arithmetic
 from truegain.core.batch import Batch
 from truegain.core.forms import Train, members
-from truegain.core.settings import with_setting
 from truegain.methods import credit, reward
 from truegain.recipes.direct_behaviour_specification import direct_behaviour_specification
 
@@ -66,8 +65,7 @@ def _trained(form: Train, pays: Tensor, breaks: Tensor, seed: int) -> tuple[floa
         optimiser.step()
         if fold is not None:
             state, out = fold.update(state, reward_parts=batch["reward_parts"])
-            for path, value in out.items():
-                form = with_setting(form, path, value)
+            form = steered(form, out)
         if update >= UPDATES * 3 // 4:
             chance = logits.detach().double().softmax(1)
             rates.append(float((chance * breaks).sum(1).mean()))
@@ -99,7 +97,7 @@ def _one_seed(seed: int) -> Mapping[str, float]:
 
 
 def _effect(arms: Mapping[str, float]) -> float:
-    """The smaller of two margins, both to be above 0: the rate at most a point above, the pay within 3 % of the best."""
+    """The smaller of two margins, both to be above 0: the rate at most a point above, the pay within 3 %."""
     return min(RATE + NEAR - arms["ours: largest rate"], arms["ours: worst pay, share of the best"] - 1 + CLOSE)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -12,11 +13,13 @@ from truegain.claims.updates import loss_on, step_on
 from truegain.core import arithmetic
 from truegain.core.batch import Batch
 from truegain.core.forms import Train
+from truegain.core.kl import Estimator
 from truegain.recipes.kl_estimators import kl_estimators
 
 PROMPTS, ARMS, SAMPLES, UPDATES, LR, BETA = 16, 10, 16, 600, 4.0, 0.5
-RIGHT = (("loss", "k2"), ("reward", "k1"))
-WRONG = (("loss", "k1"), ("loss", "k3"), ("reward", "k2"), ("reward", "k3"))
+Place = Literal["loss", "reward"]
+RIGHT: tuple[tuple[Place, Estimator], ...] = (("loss", "k2"), ("reward", "k1"))
+WRONG: tuple[tuple[Place, Estimator], ...] = (("loss", "k1"), ("loss", "k3"), ("reward", "k2"), ("reward", "k3"))
 
 
 def _distance(form: Train, seed: int) -> float:
@@ -67,9 +70,9 @@ def _effect(arms: Mapping[str, float]) -> float:
 CLAIM = Claim(
     name="kl-estimators",
     system="kl-estimators",
-    states="Trained on 10-armed prompts with a KL penalty of 0.5, the policy ends nearer to the optimum of reward minus "
-    "penalty with k2 in the loss and with k1 in the reward than with k1 or k3 in the loss or k2 or k3 in the reward, by "
-    "more than 0.05 of total variation from the worse of the two to the best of the four.",
+    states="Trained on 10-armed prompts with a KL penalty of 0.5, the policy ends nearer to the optimum of reward "
+    "minus penalty with k2 in the loss and with k1 in the reward than with k1 or k3 in the loss or k2 or k3 in the "
+    "reward, by more than 0.05 of total variation from the worse of the two to the best of the four.",
     unit="total variation",
     one_seed=_one_seed,
     effect=_effect,

@@ -79,9 +79,9 @@ def _one_seed(seed: int) -> Mapping[str, float]:
 CLAIM = Claim(
     name="pf-ppo",
     system="pf-ppo",
-    states="On a bandit whose proxy errs where the gold reward is middling, PPO on what the filter with the largest R^2 "
-    "keeps (of all, best and worst, best and random) ends after 100 updates of 5 samples per prompt with a higher gold "
-    "reward than PPO on all samples; the best alone stands beside it.",
+    states="On a bandit whose proxy errs where the gold reward is middling, PPO on what the filter with the largest "
+    "R^2 keeps (of all, best and worst, best and random) ends after 100 updates of 5 samples per prompt with a higher "
+    "gold reward than PPO on all samples; the best alone stands beside it.",
     unit="gold reward",
     one_seed=_one_seed,
     effect=lambda arms: arms["chosen by R^2"] - arms["all: gold"],

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -11,12 +13,20 @@ from truegain.core import arithmetic
 from truegain.core.arithmetic import OptimiserStep
 from truegain.core.batch import Batch
 from truegain.core.forms import Stage, Train
+from truegain.core.settings import with_setting
 
 
 def one_term(form: Train, **stages: Stage) -> Train:
     """The form with stages of its only term replaced."""
     (term,) = form.terms
     return replace(form, terms=(replace(term, **stages),))
+
+
+def steered(form: Train, out: Mapping[str, Any]) -> Train:
+    """The form with what a fold sets for the next step."""
+    for path, value in out.items():
+        form = cast(Train, with_setting(form, path, value))
+    return form
 
 
 def step_on(form: Train, batch: Batch, max_tokens: int = 1) -> OptimiserStep:

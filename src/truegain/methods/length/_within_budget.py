@@ -20,7 +20,8 @@ def within_budget(
     Raises SettingError for a share outside of (0, 1]. Source: Roy et al. 2022, behaviours as indicators.
 
     >>> import torch
-    >>> within_budget(torch.tensor([[True, True], [True, False]]), torch.tensor([False, False]), share=0.5, max_tokens=2)
+    >>> mask, cut = torch.tensor([[True, True], [True, False]]), torch.tensor([False, False])
+    >>> within_budget(mask, cut, share=0.5, max_tokens=2)
     tensor([0., 1.])
     """
     if not 0 < share <= 1:

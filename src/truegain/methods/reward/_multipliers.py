@@ -3,7 +3,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 from jaxtyping import Float
 from torch import Tensor
@@ -84,7 +84,7 @@ class multipliers:
         if not len(reward_parts):
             return dict(state), {}
         z, speed = list(state["z"]), list(state["speed"])
-        means = cast("list[float]", reward_parts[:, 1:].double().mean(dim=0).tolist())
+        means = [float(mean) for mean in reward_parts[:, 1:].double().mean(dim=0)]
         for i, (mean, threshold) in enumerate(zip(means, self.thresholds, strict=True)):
             if math.isfinite(mean):
                 speed[i] = self.momentum * speed[i] + self._slope(z[i]) * (mean - threshold)

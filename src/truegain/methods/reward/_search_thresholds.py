@@ -65,7 +65,7 @@ class search_thresholds:
         value = float(line.get(self.metric, math.nan))
         if math.isfinite(value):
             now["last"] = value
-            means = cast("list[float]", reward_parts[:, 1:].double().mean(dim=0).tolist())
+            means = [float(mean) for mean in reward_parts[:, 1:].double().mean(dim=0)]
             goals = cast("list[float]", now["simplex"]["trial"])
             if all(abs(mean - goal) <= self.near * abs(goal) for mean, goal in zip(means, goals, strict=True)):
                 now["held"] = value
