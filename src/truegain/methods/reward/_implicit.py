@@ -41,9 +41,9 @@ def hypergradient(
 ) -> Tensor:
     """Gradient of ``outer(theta(phi), phi)`` (a scalar) with respect to phi [F], at ``theta`` [D] where it rests.
 
-    ``direct`` solves with the Jacobian of the field, D passes. ``neumann`` sums ``rate * sum_{i<=terms} (I + rate H)^i``
-    for ``-H^-1``, which converges when the eigenvalues of H lie in (-2 / rate, 0): ``terms`` more steps of the inner
-    ascent, remembered. ``cg`` takes at most ``terms`` steps of conjugate gradients, for a symmetric H below 0.
+    ``direct`` solves with the Jacobian H of the field, D passes. ``neumann`` takes for ``-H^-1`` the sum of ``rate *
+    (I + rate H)^i`` up to ``terms``, which converges when the eigenvalues of H lie in (-2 / rate, 0): as many steps of
+    the inner ascent, remembered. ``cg`` takes at most ``terms`` steps of conjugate gradients, for a symmetric H below 0.
     ``none`` leaves out how theta moves with phi. Raises SettingError for an unknown solver.
     """
     if solver not in ("direct", "neumann", "cg", "none"):
