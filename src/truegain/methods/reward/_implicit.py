@@ -43,7 +43,7 @@ def hypergradient(
 
     ``direct`` solves with the Jacobian H of the field, D passes. ``neumann`` takes for ``-H^-1`` the sum of ``rate *
     (I + rate H)^i`` up to ``terms``, which converges when the eigenvalues of H lie in (-2 / rate, 0): as many steps of
-    the inner ascent, remembered. ``cg`` takes at most ``terms`` steps of conjugate gradients, for a symmetric H below 0.
+    the inner ascent, remembered. ``cg`` takes at most ``terms`` steps of conjugate gradients, for symmetric H below 0.
     ``none`` leaves out how theta moves with phi. Raises SettingError for an unknown solver.
     """
     if solver not in ("direct", "neumann", "cg", "none"):
