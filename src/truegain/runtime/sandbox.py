@@ -68,9 +68,7 @@ class Sandbox:
 
     Raises SettingError, naming what to install, where no sandbox works: no program is ever run without.
 
-    >>> with Sandbox() as box:  # doctest: +SKIP
-    ...     box.run("print(int(input()) * 2)", stdin="21").stdout
-    '42\\n'
+    ``with Sandbox() as box: box.run("print(int(input()) * 2)", stdin="21").stdout`` is ``"42\\n"``.
     """
 
     def __init__(
@@ -119,6 +117,10 @@ class Sandbox:
     def check_all(self, checks: Iterable[Check]) -> list[Verdict | Abstain]:
         """`check` of many, ``count`` at a time."""
         return self._many(self.check, list(checks))
+
+    def each(self, jobs: Iterable[Program | Check]) -> list[Ran | Verdict | Abstain]:
+        """`run` or `check` of many, ``count`` at a time."""
+        return self._many(lambda job: self._run(job) if isinstance(job, Program) else self.check(job), list(jobs))
 
     def close(self) -> None:
         """End the boxes. May be called twice."""

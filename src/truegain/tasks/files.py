@@ -2,47 +2,25 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
-from hashlib import blake2b
 from pathlib import Path
 from random import Random
 from typing import Any, Literal
 
 from truegain.core.errors import DataError, SettingError, nearest
-from truegain.core.types import SPLITS, Abstain, Environment, Message, Problem, Rollout, Split
+from truegain.core.types import SPLITS, Abstain, Environment, Problem, Rollout, Split
 from truegain.tasks._answers import MAX_ANSWER, final_answer, marked_answer, same
-from truegain.tasks._rows import Row, jsonable, read_rows
+from truegain.tasks._file_rows import Entry, read_entries
 from truegain.tasks.functions import without_end_marks
 from truegain.tasks.math_check import MathCheck, Verdict, boxed, stated
+from truegain.tasks.python_check import PythonCheck, program_of, read_key
 
-PROMPTS = ("prompt", "question")
-ANSWERS = ("answer", "solution")
-COMPLETION = "completion"
-CHECKERS = ("exact", "math")
+CHECKERS = ("exact", "math", "python")
 Path_ = str | os.PathLike[str]
-
-
-@dataclass(frozen=True)
-class _Columns:
-    """Which columns hold prompt and answer, and how long a prompt may be."""
-
-    prompt: str
-    answer: str | None
-    max_prompt_chars: int
-
-
-@dataclass(frozen=True)
-class _Entry:
-    """A row: its problem, where it stands, and its completion if it has one."""
-
-    problem: Problem
-    place: str
-    completion: str | None
 
 
 class FileTask:
@@ -68,6 +46,11 @@ class FileTask:
     completion's last 2000 characters. A completion without a readable expression is a wrong answer, ``answered`` 0. A
     key that math-verify cannot read, a check that fails or takes longer than 5 s is an abstention with its reason.
 
+    ``checker="python"``: the completion is a program, run against the unit tests of the column ``tests`` (or
+    ``test``, ``test_list``, ``unit_tests``, ``input_output``, or the one that ``answer_column`` names) in the sandbox,
+    see `python_check.key_of` and `python_check.program_of`. Besides ``correct`` (all tests pass) and ``answered`` it
+    gives ``test_pass``, a number for each test.
+
     Where every row of the train split has a completion, ``demonstration`` gives it, to learn from: a string or one
     message in the column ``completion``, or the one that ``completion_column`` names.
 
@@ -85,7 +68,7 @@ class FileTask:
         dev: Path_ | None = None,
         test: Path_ | None = None,
         name: str | None = None,
-        checker: Literal["exact", "math"] = "exact",
+        checker: Literal["exact", "math", "python"] = "exact",
         prompt_column: str | None = None,
         answer_column: str | None = None,
         completion_column: str | None = None,
@@ -108,12 +91,15 @@ class FileTask:
         self.path = files["train"]
         self.checker = checker
         self._math = MathCheck() if checker == "math" else None
-        chosen = (prompt_column, answer_column, max_prompt_chars, needs_answer)
-        read: dict[Split, list[_Entry]] = {}
+        self._python = PythonCheck() if checker == "python" else None
+        chosen = (prompt_column, answer_column, max_prompt_chars, needs_answer, checker == "python")
+        read: dict[Split, list[Entry]] = {}
         self._last_number = True
         for split, file in files.items():
             # Only what is trained on is learned from.
-            read[split], hashed = _read(self.name, file, completion_column if split == "train" else None, *chosen)
+            read[split], hashed = read_entries(
+                self.name, file, completion_column if split == "train" else None, *chosen
+            )
             self._last_number &= hashed
         self.has_answers = all(entry.problem.answer is not None for rows in read.values() for entry in rows)
         self._splits, self._entries, self.notes = _dealt(read)
@@ -140,7 +126,8 @@ class FileTask:
     @property
     def supplies(self) -> tuple[str, ...]:
         """The columns that its checker fills; without answers it judges only whether there is one."""
-        return ("correct", "answered") if self.has_answers else ("answered",)
+        given = ("correct", "answered") if self.has_answers else ("answered",)
+        return (*given, "test_pass") if self.has_answers and self._python is not None else given
 
     def size(self, split: Split) -> int:
         """How many problems the split has."""
@@ -162,6 +149,8 @@ class FileTask:
     def score_all(self, problems: Sequence[Problem], rollouts: Sequence[Rollout]) -> list[Mapping[str, Any] | Abstain]:
         """`score` of many rollouts, ``problems[i]`` being that of ``rollouts[i]``; math is checked side by side."""
         texts = [without_end_marks(rollout.text) for rollout in rollouts]
+        if self._python is not None:
+            return self._tested(self._python, problems, texts)
         found = [final_answer(text, last_number=self._last_number) for text in texts]
         facts = [self._facts(problem, answer) for problem, answer in zip(problems, found, strict=True)]
         if self._math is None:
@@ -171,6 +160,25 @@ class FileTask:
         keys = [str(problems[i].answer) for i in rows]
         for i, verdict in zip(rows, self._math.verdicts(list(zip(keys, stating, strict=True))), strict=True):
             facts[i] = self._judged(problems[i], verdict)
+        return facts
+
+    def _tested(
+        self, python: PythonCheck, problems: Sequence[Problem], texts: Sequence[str]
+    ) -> list[Mapping[str, Any] | Abstain]:
+        programs = [program_of(text, p.prompt, p.answer) for p, text in zip(problems, texts, strict=True)]
+        pairs = [(prog, p.answer) for prog, p in zip(programs, problems, strict=True) if prog is not None and p.answer]
+        outcomes = dict(zip(pairs, python.outcomes(pairs), strict=True))
+        facts: list[Mapping[str, Any] | Abstain] = []
+        for problem, program in zip(problems, programs, strict=True):
+            if problem.answer is None:
+                facts.append({"answered": float(program is not None)})
+                continue
+            none = (0.0,) * len(read_key(problem.answer).tests)
+            out = none if program is None else outcomes[program, problem.answer]
+            if isinstance(out, Abstain):
+                facts.append(Abstain(f"{self.place(problem)}: {out.reason}"))
+            else:
+                facts.append({"correct": min(out), "answered": float(program is not None), "test_pass": list(out)})
         return facts
 
     def _facts(self, problem: Problem, found: str | None) -> Mapping[str, Any] | Abstain:
@@ -190,11 +198,18 @@ class FileTask:
         return {"correct": float(verdict == "right"), "answered": float(verdict != "unread")}
 
     def bad_keys(self) -> list[Problem]:
-        """Problems whose answers cannot be read: empty ones, and with ``math`` those without an expression.
+        """Problems whose answers cannot be read: empty ones, with ``math`` those without an expression, and with
+        ``python`` those whose own completion in the file does not pass their tests.
 
         Reads every key once, at some hundred a second where they are more than plain numbers.
         """
         keyed = [p for split in SPLITS for p in self._splits[split] if p.answer is not None]
+        if self._python is not None:
+            own = [(p, text) for p in keyed for text in [self._entries[p.id][0].completion] if text is not None]
+            facts = self._tested(self._python, [p for p, _ in own], [text for _, text in own])
+            return [
+                p for (p, _), fact in zip(own, facts, strict=True) if isinstance(fact, Abstain) or not fact["correct"]
+            ]
         if self._math is None:
             return [p for p in keyed if not p.answer]
         verdicts = self._math.verdicts([(str(p.answer), boxed(str(p.answer))) for p in keyed])
@@ -203,6 +218,8 @@ class FileTask:
     def final(self, problem: Problem, text: str) -> str | None:
         """The completion's final answer, as it stands there; None when there is none."""
         text = without_end_marks(text)
+        if self._python is not None:
+            return program_of(text, problem.prompt, problem.answer)
         found = final_answer(text, last_number=self._last_number)
         unmarked = self._math is not None and not self._last_number and marked_answer(text) is None
         return text[-MAX_ANSWER:].strip() or None if found is None and unmarked else found
@@ -224,29 +241,12 @@ class FileTask:
         return None
 
 
-def _read(
-    task: str, file: Path, completion: str | None, prompt: str | None, answer: str | None, limit: int, needed: bool
-) -> tuple[list[_Entry], bool]:
-    """All rows of a file, and whether all answers stand after ``####``."""
-    entries: list[_Entry] = []
-    columns: _Columns | None = None
-    hashed = 0
-    for place, row in read_rows(file):
-        columns = columns or _Columns(*_chosen(file, place, row, prompt, answer, needed), limit)
-        where = f"{file}, {place}"
-        entries.append(_Entry(_problem(task, where, row, columns), where, _completion(where, row, completion)))
-        hashed += columns.answer is not None and "####" in str(row[columns.answer])
-    if not entries:
-        raise DataError(f"{file}: no rows; it needs one row per problem")
-    return entries, hashed == len(entries)
-
-
 def _dealt(
-    read: Mapping[Split, list[_Entry]],
-) -> tuple[dict[Split, list[Problem]], dict[str, list[_Entry]], tuple[str, ...]]:
+    read: Mapping[Split, list[Entry]],
+) -> tuple[dict[Split, list[Problem]], dict[str, list[Entry]], tuple[str, ...]]:
     """The three splits, each prompt in one of them only; the rows of each problem; and in words what was left out."""
     splits: dict[Split, list[Problem]] = {split: [] for split in SPLITS}
-    entries: dict[str, list[_Entry]] = {}
+    entries: dict[str, list[Entry]] = {}
     taken: dict[str, Split] = {}
     repeated = 0
     leaked: Counter[str] = Counter()
@@ -278,93 +278,3 @@ def _bucket(ident: str) -> Split:
     """The split that a content hash falls into: eight tenths train, one tenth dev, one tenth test."""
     tenth = int(ident.rpartition("-")[2], 16) % 10
     return "train" if tenth < 8 else "dev" if tenth == 8 else "test"
-
-
-def _chosen(
-    file: Path, place: str, row: Row, prompt: str | None, answer: str | None, needs_answer: bool
-) -> tuple[str, str | None]:
-    """Which columns of the first row hold the prompt and the answer."""
-    there = f"the columns are {', '.join(map(str, row)) or 'none'}"
-    prompt = prompt or next((name for name in PROMPTS if name in row), None)
-    if prompt is None or prompt not in row:
-        near = nearest(prompt or "prompt", set(row))
-        wanted = repr(prompt) if prompt else "'prompt' or 'question'"
-        raise DataError(f"{file}, {place}: no column {wanted}{near}; {there}; rename one or set prompt_column=")
-    given = answer
-    answer = answer or next((name for name in ANSWERS if name in row and name != prompt), None)
-    if (given is not None and given not in row) or (answer is None and needs_answer):
-        wanted = repr(given) if given else "'answer' or 'solution'"
-        near = nearest(given or "answer", set(row) - {prompt})
-        mend = "rename one, set answer_column=, or judge by a reward function"
-        raise DataError(f"{file}, {place}: no column {wanted}{near}; {there}; {mend}")
-    return prompt, answer
-
-
-def _problem(task: str, place: str, row: Row, columns: _Columns) -> Problem:
-    """One row as a problem. ``place`` is file and line, for errors."""
-    for name in (columns.prompt, columns.answer):
-        if name is not None and name not in row:
-            raise DataError(f"{place}: no column {name!r}; the columns are {', '.join(map(str, row)) or 'none'}")
-    prompt = _prompt(place, columns, row[columns.prompt])
-    meta = {"task": task, **{str(key): jsonable(value) for key, value in row.items() if key != columns.prompt}}
-    answer = None if columns.answer is None else _gold(place, columns.answer, row[columns.answer])
-    return Problem(f"{task}-{_digest(place, prompt).hex()}", prompt, answer, meta)
-
-
-def _prompt(place: str, columns: _Columns, value: Any) -> str | tuple[Message, ...]:
-    """The prompt, checked: text or messages, not empty, not too long."""
-    name = columns.prompt
-    if isinstance(value, list) and value and all(_is_message(message) for message in value):
-        prompt = tuple({"role": message["role"], "content": message["content"]} for message in value)
-        length = sum(len(message["content"]) for message in prompt)
-    elif isinstance(value, str):
-        prompt, length = value, len(value)
-    else:
-        kind = "null" if value is None else f"a {type(value).__name__}"
-        raise DataError(f"{place}: {name!r} is {kind}; it must be a string or a list of {{role, content}} messages")
-    if length > columns.max_prompt_chars:
-        raise DataError(
-            f"{place}: {name!r} has {length} characters, more than max_prompt_chars={columns.max_prompt_chars}; "
-            "shorten the row or raise the bound"
-        )
-    if length == 0 or (isinstance(prompt, str) and not prompt.strip()):
-        raise DataError(f"{place}: {name!r} is empty; remove the row or fill it in")
-    return prompt
-
-
-def _is_message(value: Any) -> bool:
-    return isinstance(value, dict) and all(isinstance(value.get(key), str) for key in ("role", "content"))
-
-
-def _gold(place: str, name: str, value: Any) -> str:
-    """The final answer that the answer column states."""
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
-        kind = "null" if value is None else f"a {type(value).__name__}"
-        raise DataError(f"{place}: {name!r} is {kind}; it must be a string or a number")
-    marked = marked_answer(str(value))
-    return str(value).strip() if marked is None else marked
-
-
-def _completion(place: str, row: Row, named: str | None) -> str | None:
-    """The completion to learn that a row has: text, or the content of one message. It must have one if it is named."""
-    value = row.get(named or COMPLETION)
-    if isinstance(value, list) and len(value) == 1 and _is_message(value[0]):
-        value = value[0]["content"]
-    if isinstance(value, str) and value.strip():
-        return value
-    if named is None:
-        return None
-    if named not in row:
-        there = f"the columns are {', '.join(map(str, row)) or 'none'}"
-        raise DataError(f"{place}: no column {named!r}{nearest(named, set(row))}; {there}; set completion_column=")
-    raise DataError(f"{place}: {named!r} holds no completion; it must be text that is not empty, or one message")
-
-
-def _digest(place: str, prompt: str | tuple[Message, ...]) -> bytes:
-    """Twelve bytes of the prompt's content, white space apart: its identity, and what its split depends on."""
-    parts = [("", prompt)] if isinstance(prompt, str) else [(m["role"], m["content"]) for m in prompt]
-    text = json.dumps([[role, " ".join(content.split())] for role, content in parts], ensure_ascii=False)
-    try:
-        return blake2b(text.encode(), digest_size=12).digest()
-    except UnicodeEncodeError as error:
-        raise DataError(f"{place}: the prompt holds half a surrogate pair, which is no character") from error

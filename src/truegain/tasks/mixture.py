@@ -194,7 +194,7 @@ def parse(spec: str, *, needs_answer: bool = True, seed: int = 0) -> Task:
     """The task that a spec names: an embedded task, a data file, one of reasoning-gym, or several joined by ``+``.
 
     ``sort,level=6,style=trace``; ``path/to/file.jsonl,test=path/to/test.jsonl``; ``gym:leg_counting,max_animals=4``;
-    ``sort,weight=2+add,level=3``. A file's keys are checker (exact or math), dev, test, name, prompt_column,
+    ``sort,weight=2+add,level=3``. A file's keys are checker (exact, math or python), dev, test, name, prompt_column,
     answer_column, completion_column and max_prompt_chars.
     ``needs_answer=False`` admits files without an answer column, for reward functions to judge. ``seed`` is the
     mixture's.

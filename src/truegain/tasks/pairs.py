@@ -8,8 +8,9 @@ from typing import Any
 
 from truegain.core.errors import DataError, SettingError, nearest
 from truegain.core.types import SPLITS, Message, Pair, Split
+from truegain.tasks._file_rows import digest, is_message
 from truegain.tasks._rows import Row, jsonable, read_rows
-from truegain.tasks.files import _bucket, _digest, _is_message  # pyright: ignore[reportPrivateUsage]
+from truegain.tasks.files import _bucket  # pyright: ignore[reportPrivateUsage]
 
 SIDES = ("chosen", "rejected")
 
@@ -65,7 +66,7 @@ def _pair(place: str, task: str, row: Row) -> Pair:
     if not chosen or not rejected:
         raise DataError(f"{place}: a completion is empty; remove the row or fill it in")
     meta = {"task": task, **{k: jsonable(v) for k, v in row.items() if k not in ("prompt", *SIDES)}}
-    return Pair(f"{task}-{_digest(place, prompt).hex()}", prompt, chosen, rejected, meta)
+    return Pair(f"{task}-{digest(place, prompt).hex()}", prompt, chosen, rejected, meta)
 
 
 def _parted(place: str, row: Mapping[str, Any]) -> tuple[str | tuple[Message, ...], str, str]:
@@ -95,7 +96,7 @@ def _parted(place: str, row: Mapping[str, Any]) -> tuple[str | tuple[Message, ..
 
 
 def _messages(value: Any) -> bool:
-    return isinstance(value, list | tuple) and bool(value) and all(_is_message(message) for message in value)
+    return isinstance(value, list | tuple) and bool(value) and all(is_message(message) for message in value)
 
 
 def _plain(message: Any) -> dict[str, str]:
