@@ -115,6 +115,9 @@ def _column(name: str, s: Shape) -> Tensor:
         "step_reward": lambda: _per_id(s.normal(rows, steps), s.step, float("nan")),
         "probe_correct": lambda: _per_id(s.uniform(rows, steps), s.step, float("nan")),
         "probe_confidence": lambda: _per_id(s.uniform(rows, steps), s.step, float("nan")),
+        "has_answer": lambda: _per_id(s.integers(2, rows, steps).to(s.dtype), s.step, float("nan")),
+        "reflections": lambda: s.integers(90, rows).to(s.dtype),
+        "conciseness": lambda: s.uniform(rows),
         "answer_logp": lambda: _per_id(-3 * s.uniform(rows, steps), s.step, float("nan")),
     }
     if name in special:

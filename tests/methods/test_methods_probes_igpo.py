@@ -14,10 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from truegain.core.errors import SettingError
+from truegain.core.probing import step_cuts
 from truegain.core.settings import loop_with
 from truegain.core.types import Problem, Request, Rollout, Turn
 from truegain.methods.credit import answer_likelihood, information_gain, step_returns
-from truegain.methods.credit._probing import step_cuts
 from truegain.methods.reward import malformed
 from truegain.policy.policy import Policy
 from truegain.recipes.igpo import igpo

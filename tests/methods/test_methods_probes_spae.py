@@ -17,9 +17,9 @@ from torch import Tensor
 from truegain.core.component import knobs_of, spec_of
 from truegain.core.errors import SettingError
 from truegain.core.forms import members
+from truegain.core.probing import reasoning_end, step_cuts
 from truegain.core.types import Problem, Rollout, Turn
 from truegain.methods.credit import forced_answers, group_normalise, potential_shaping, whiten
-from truegain.methods.credit._probing import reasoning_end, step_cuts
 from truegain.policy.policy import Policy
 from truegain.recipes.spae import spae
 from truegain.tasks import make

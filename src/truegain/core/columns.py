@@ -68,6 +68,8 @@ _ROWS: tuple[tuple[str, str, Kind, str, str], ...] = (
     ("keep", "B", "float", "1 for rows that selection kept", "the select stage"),
     ("truncated", "B", "bool", "the completion ended at the token limit", "the engine"),
     ("level", "B", "float", "rank of the completion by rule, 1 the best", "a score component or a task"),
+    ("reflections", "B", "float", "how many reflection words the completion's thought holds", "a score component"),
+    ("conciseness", "B", "float", "how concise the completion is, 0 to 1", "a score component or a probe"),
     ("score", "B", "float", "what a reward function, or a checker with partial credit, gave", "a reward function"),
     ("reward", "B", "float", "sum of the named rewards", "the reward stage"),
     ("greedy_reward", "B", "float", "reward of the greedy completion of the row's prompt", "a probe"),
@@ -79,6 +81,7 @@ _ROWS: tuple[tuple[str, str, Kind, str, str], ...] = (
     ("test_pass", "B,K", "float", "which unit tests the completion passed", "a task with tests"),
     ("probe_correct", "B,S", "float", "share of right answers when forced to answer after each step", "a probe"),
     ("probe_confidence", "B,S", "float", "confidence of the answer forced after each step", "a probe"),
+    ("has_answer", "B,S", "float", "1 where the step states or reaches the reference answer, else 0", "a probe"),
     ("answer_logp", "B,S", "float", "log-prob of the reference answer forced after each step", "a probe"),
     (
         "shift",

@@ -1,5 +1,6 @@
 """Credit components: rewards -> an advantage for every token."""
 
+from truegain.methods.credit._accuracy_gains import accuracy_gains as accuracy_gains
 from truegain.methods.credit._amplify_overconfident import amplify_overconfident as amplify_overconfident
 from truegain.methods.credit._amplify_positive import amplify_positive as amplify_positive
 from truegain.methods.credit._answer_likelihood import answer_likelihood as answer_likelihood

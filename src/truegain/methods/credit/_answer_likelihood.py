@@ -8,9 +8,9 @@ from torch import Tensor
 
 from truegain.core.component import component
 from truegain.core.errors import SettingError
+from truegain.core.probing import CLOSING, OPENING, places_of, step_cuts, table_of
 from truegain.core.types import Rollout
 from truegain.methods.credit._answer_scores import answer_scores
-from truegain.methods.credit._probing import CLOSING, OPENING, places_of, step_cuts, table_of
 
 
 @component("probe", cite=("arXiv:2510.14967", "arXiv:2601.03823"), fills="answer_logp")

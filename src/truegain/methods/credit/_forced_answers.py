@@ -9,8 +9,8 @@ from torch import Tensor
 
 from truegain.core.component import component
 from truegain.core.errors import SettingError
+from truegain.core.probing import CLOSING, OPENING, mean_or_nan, places_of, step_cuts, table_of
 from truegain.core.types import Rollout
-from truegain.methods.credit._probing import CLOSING, OPENING, mean_or_nan, places_of, step_cuts, table_of
 
 
 @component("probe", cite="arXiv:2601.03823", fills=("probe_correct", "probe_confidence"))

@@ -9,9 +9,9 @@ from jaxtyping import Int
 from torch import Tensor
 
 from truegain.core.component import component
+from truegain.core.probing import CLOSING, OPENING, places_of, step_cuts, table_of
 from truegain.core.types import Rollout
 from truegain.methods.credit._answer_scores import answer_scores
-from truegain.methods.credit._probing import CLOSING, OPENING, places_of, step_cuts, table_of
 
 
 @component("probe", cite=("arXiv:2510.14967", "github.com/GuoqingWang1/IGPO"), fills="step_reward")

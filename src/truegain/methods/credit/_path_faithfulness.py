@@ -9,9 +9,9 @@ from torch import Tensor
 
 from truegain.core.component import component
 from truegain.core.errors import SettingError
+from truegain.core.probing import CLOSING, OPENING, reasoning_end, step_cuts, table_of
 from truegain.core.types import Message, Problem, Request, Rollout
 from truegain.methods.credit._answer_scores import answer_scores
-from truegain.methods.credit._probing import CLOSING, OPENING, reasoning_end, step_cuts, table_of
 
 Ids = tuple[int, ...]
 

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from truegain.core.component import component
 from truegain.core.errors import SettingError, WiringError, nearest
+from truegain.core.probing import mean_or_nan, places_of, step_cuts, table_of
 from truegain.core.types import Rollout
-from truegain.methods.credit._probing import mean_or_nan, places_of, step_cuts, table_of
 
 
 @component("probe", cite="arXiv:2410.08146", fills="step_reward")
