@@ -30,7 +30,7 @@ def steps(text: str, **knobs: Any) -> list[str]:
 def test_a_step_begins_with_the_sentence_that_holds_the_word() -> None:
     text = "<think>2+2 is 4. I think so. Hmm, wait a bit. It was 5! Then\nhowever it ends</think>4"
     assert steps(text) == [
-        "<think>First 2+2 is 4. I think so.",
+        "<think>2+2 is 4. I think so.",
         " Hmm, wait a bit. It was 5! Then\n",
         "however it ends",
     ]

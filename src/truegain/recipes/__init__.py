@@ -2,6 +2,7 @@
 
 from truegain.recipes.ace import ace as ace
 from truegain.recipes.adora import adora as adora
+from truegain.recipes.arlcp import arlcp as arlcp
 from truegain.recipes.bradley_terry_rm import bradley_terry_rm as bradley_terry_rm
 from truegain.recipes.cispo import cispo as cispo
 from truegain.recipes.constrained_rlhf import constrained_rlhf as constrained_rlhf
@@ -10,12 +11,18 @@ from truegain.recipes.dco_limit_confidence import dco_limit_confidence as dco_li
 from truegain.recipes.direct_behaviour_specification import (
     direct_behaviour_specification as direct_behaviour_specification,
 )
+from truegain.recipes.crf import crf as crf
+from truegain.recipes.curriculum_grpo import curriculum_grpo as curriculum_grpo
+from truegain.recipes.dapo import dapo as dapo
+from truegain.recipes.dco_limit_confidence import dco_limit_confidence as dco_limit_confidence
+from truegain.recipes.decs import decs as decs
 from truegain.recipes.dler import dler as dler
 from truegain.recipes.dr_grpo import dr_grpo as dr_grpo
 from truegain.recipes.drpo import drpo as drpo
 from truegain.recipes.empg import empg as empg
 from truegain.recipes.grpo import grpo as grpo
 from truegain.recipes.grpo_guard import grpo_guard as grpo_guard
+from truegain.recipes.grpo_lambda import grpo_lambda as grpo_lambda
 from truegain.recipes.gspo import gspo as gspo
 from truegain.recipes.hdpo_metis import hdpo_metis as hdpo_metis
 from truegain.recipes.igpo import igpo as igpo
@@ -39,6 +46,7 @@ from truegain.recipes.reinforce_pp_baseline import reinforce_pp_baseline as rein
 from truegain.recipes.remax import remax as remax
 from truegain.recipes.riskpo import riskpo as riskpo
 from truegain.recipes.rloo import rloo as rloo
+from truegain.recipes.s_grpo import s_grpo as s_grpo
 from truegain.recipes.safe import safe as safe
 from truegain.recipes.salt import salt as salt
 from truegain.recipes.sapo import sapo as sapo
@@ -50,3 +58,4 @@ from truegain.recipes.trpa import trpa as trpa
 from truegain.recipes.unlikeliness_reward import unlikeliness_reward as unlikeliness_reward
 from truegain.recipes.v0_5 import v0_5 as v0_5
 from truegain.recipes.verpo import verpo as verpo
+from truegain.recipes.vsrm import vsrm as vsrm

@@ -2,6 +2,7 @@
 
 from truegain.methods.exploration._accuracy_variance import accuracy_variance as accuracy_variance
 from truegain.methods.exploration._buy_by_risk import buy_by_risk as buy_by_risk
+from truegain.methods.exploration._dosed_sampling import dosed_sampling as dosed_sampling
 from truegain.methods.exploration._dynamic_sampling import dynamic_sampling as dynamic_sampling
 from truegain.methods.exploration._gain_after_saturation import gain_after_saturation as gain_after_saturation
 from truegain.methods.exploration._known_prior import known_prior as known_prior

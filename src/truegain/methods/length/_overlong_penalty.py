@@ -1,11 +1,11 @@
 from __future__ import annotations
 
-import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from truegain.core.component import component
 from truegain.core.errors import SettingError
+from truegain.methods.length._gated import lengths
 
 
 @component("reward", cite=("arXiv:2503.14476", "verl DAPORewardManager"))
@@ -29,7 +29,6 @@ def overlong_penalty(
     """
     if not 0 < buffer <= 1:
         raise SettingError(f"overlong_penalty: buffer={buffer}; a share of the token limit, above 0 and at most 1")
-    places = torch.arange(1, mask.shape[1] + 1, device=mask.device)
-    length = (mask * places).amax(dim=1) if mask.shape[1] else torch.zeros(mask.shape[0], device=mask.device)
+    length = lengths(mask)
     room = buffer * max_tokens
     return -factor * ((length.float() - (max_tokens - room)) / room).clamp(0, 1)

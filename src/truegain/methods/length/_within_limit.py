@@ -7,6 +7,7 @@ from torch import Tensor
 from truegain.core import segments
 from truegain.core.component import component
 from truegain.core.errors import SettingError
+from truegain.methods.length._gated import lengths
 
 
 @component("reward", cite=("arXiv:2510.15110", "github.com/NVlabs/DLER"))
@@ -48,8 +49,7 @@ def within_limit(
         raise SettingError(
             f"within_limit: limit={limit} and easy={easy} must be above 0 and at most 1, threshold={threshold} 0 to 1"
         )
-    places = torch.arange(1, mask.shape[1] + 1, device=mask.device)
-    length = (mask * places).amax(dim=1) if mask.shape[1] else torch.zeros_like(group)
+    length = lengths(mask)
     room = torch.full_like(group, int(limit * max_tokens))
     if easy is not None:
         solved = segments.mean((correct > 0.5).double(), group) >= threshold
