@@ -56,11 +56,11 @@ def test_it_agrees_with_a_slow_oracle(rows: list[tuple[bool, int, int]], decay: 
     wanted = [0.0] * len(rows)
     for g in set(group):
         own = [i for i in range(len(rows)) if group[i] == g]
-        n = 0
-        for i in sorted(own, key=lambda i: (cut[i] < 0, cut[i])):
+        place = {i: cut[i] if cut[i] >= 0 else 99 for i in own}
+        for i in own:
             if right[i]:
-                n += 1
-                wanted[i] = 1.0 if n == 1 else decay ** -(n - 1)
+                n = sum(right[j] > 0 and place[j] < place[i] for j in own)
+                wanted[i] = 1.0 if n == 0 else decay**-n
     assert paid(right, cut, group, decay) == pytest.approx(wanted)
 
 

@@ -6,16 +6,14 @@ from truegain.recipes.arlcp import arlcp as arlcp
 from truegain.recipes.bradley_terry_rm import bradley_terry_rm as bradley_terry_rm
 from truegain.recipes.cispo import cispo as cispo
 from truegain.recipes.constrained_rlhf import constrained_rlhf as constrained_rlhf
-from truegain.recipes.dapo import dapo as dapo
-from truegain.recipes.dco_limit_confidence import dco_limit_confidence as dco_limit_confidence
-from truegain.recipes.direct_behaviour_specification import (
-    direct_behaviour_specification as direct_behaviour_specification,
-)
 from truegain.recipes.crf import crf as crf
 from truegain.recipes.curriculum_grpo import curriculum_grpo as curriculum_grpo
 from truegain.recipes.dapo import dapo as dapo
 from truegain.recipes.dco_limit_confidence import dco_limit_confidence as dco_limit_confidence
 from truegain.recipes.decs import decs as decs
+from truegain.recipes.direct_behaviour_specification import (
+    direct_behaviour_specification as direct_behaviour_specification,
+)
 from truegain.recipes.dler import dler as dler
 from truegain.recipes.dr_grpo import dr_grpo as dr_grpo
 from truegain.recipes.drpo import drpo as drpo

@@ -17,7 +17,7 @@ from truegain.methods.length._prefix_controller import prefix_controller as pref
 from truegain.methods.length._reflection_and_length import reflection_and_length as reflection_and_length
 from truegain.methods.length._relative_length import relative_length as relative_length
 from truegain.methods.length._selective_merge import selective_merge as selective_merge
-from truegain.methods.length._within_budget import within_budget as within_budget
 from truegain.methods.length._shrink_budget import shrink_budget as shrink_budget
 from truegain.methods.length._stated_answers import stated_answers as stated_answers
+from truegain.methods.length._within_budget import within_budget as within_budget
 from truegain.methods.length._within_limit import within_limit as within_limit

@@ -20,8 +20,8 @@ def earliest_right(
 ) -> Float[Tensor, "B"]:
     """Of a path and the exits from it, the earliest right one earns 1, the next right one 1 / decay, and so on.
 
-    A group is in the order of ``cut``, the rows that are no forks (-1) last, equal places in the order of their rows:
-    ``r_i = decay ** -(number of right rows before it)`` for a right row, else 0. A wrong early exit uses up no level.
+    A group is in the order of ``cut``, the rows that are no forks (-1) last: ``r_i = decay ** -(number of right rows at
+    earlier places)`` for a right row, else 0. A wrong early exit uses up no level; rows at one place share theirs.
     ``decay`` 1 is the plain outcome, infinity pays the earliest right row alone. A row is right from ``correct`` 0.5
     on; one without a token counts like any other. A group of one earns its outcome. Raises SettingError for a ``decay``
     below 1. Source: Dai et al. 2025 (S-GRPO), section 3.3.
@@ -33,14 +33,11 @@ def earliest_right(
     """
     if not decay >= 1:
         raise SettingError(f"earliest_right: decay={decay}; it is 1 or more")
-    right = (correct >= 0.5).to(correct.dtype)
-    place = torch.where(cut < 0, torch.iinfo(cut.dtype).max, cut)
-    # Sorted by place, then stably by group: each group is a run, in its own order.
-    order = place.argsort(stable=True)
-    order = order[group[order].argsort(stable=True)]
-    ahead = (right[order].cumsum(0) - right[order]).double()
-    ids = group[order]
-    # What groups before it hold is taken off: the smallest count of a run is its first row's.
-    before = segments.total(right.double(), group).cumsum(0) - segments.total(right.double(), group)
-    rank = torch.empty_like(ahead).index_copy(0, order, ahead - segments.spread(before, ids))
-    return torch.where(right > 0, decay ** -rank.clamp(min=0), 0.0).to(correct.dtype)
+    right = (correct >= 0.5).double()
+    last = cut.max().clamp(min=-1) + 1
+    place = torch.where(cut < 0, last, cut)
+    # Numbered by group, then by place: right rows before a number, less those of earlier groups.
+    ids = segments.dense(group * (last + 1) + place)
+    here, whole = segments.total(right, ids), segments.total(right, group)
+    rank = segments.spread(here.cumsum(0) - here, ids) - segments.spread(whole.cumsum(0) - whole, group)
+    return torch.where(right > 0, decay**-rank, 0.0).to(correct.dtype)
