@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from truegain.cli import catalog, check, claims, doctor, evaluate, fit, reports, train
+from truegain.cli import catalog, check, claims, doctor, evaluate, fit, reports, run, train
 
 app = typer.Typer(
     name="truegain",
@@ -18,6 +18,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("train")(train.train)
+app.command("run")(run.run)
 app.add_typer(fit.app, name="fit")
 app.command("eval")(evaluate.evaluate)
 app.command("sample")(evaluate.sample)

@@ -86,6 +86,8 @@ def _recipe(to: Console, found: dict[str, Any]) -> None:
         _facts(to, found["knobs"])
     for form in found["forms"]:
         _form(to, form)
+    _head(to, "Run it")
+    to.print(f"  {found['command']}", soft_wrap=True)
 
 
 def _form(to: Console, form: dict[str, Any]) -> None:

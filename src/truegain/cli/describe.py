@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from truegain.cli.index import jsonable, load_index
@@ -54,7 +54,45 @@ def recipe(name: str, changes: Mapping[str, Any]) -> dict[str, Any]:
         "doc": _prose(found.recipe),
         "knobs": jsonable(given),
         "forms": [form(one) for one in built],
+        "command": command(name, built, changes),
     }
+
+
+def command(name: str, built: Sequence[Any], changes: Mapping[str, Any]) -> str:
+    """The command line that runs a system, with a task that has what its components ask for, where one is known."""
+    import shlex
+
+    kinds = [type(one).__name__ for one in built]
+    words = ["truegain", "train" if kinds == ["Train"] else "run", name]
+    if kinds[0] == "Fit" and built[0].pair:
+        words += ["--data", "FILE"]
+    if {"Train", "Decode"} & set(kinds) or (kinds[0] == "Fit" and not built[0].pair):
+        words += ["--task", _suited(built) or "TASK"]
+    if {"Measure", "Watch"} & set(kinds):
+        words += ["--records", "FILE"]
+    for path, value in changes.items():
+        words += ["--set", f"{path}={value}"]
+    return shlex.join(words)
+
+
+def _suited(built: Sequence[Any]) -> str | None:
+    """The first embedded task that every form can run on; one whose steps can be judged where steps are named."""
+    from truegain.core.errors import TruegainError
+    from truegain.tasks import make
+    from truegain.train.chain import check_form
+
+    specs = ["sort", "chain,style=trace", "calculator", "search,style=trace", "program", "bandit"]
+    if any(getattr(one, "segment", ()) for one in built):
+        specs = [specs[1], specs[0], *specs[2:]]
+    for spec in specs:
+        try:
+            made, dataset, roles = make(spec), bool(getattr(built[0], "pair", ())), set[str]()
+            for one in built:
+                dataset, roles = check_form(one, made, (), dataset, roles)
+        except TruegainError:
+            continue
+        return spec
+    return None
 
 
 def form(one: Any) -> dict[str, Any]:

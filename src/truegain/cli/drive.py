@@ -6,6 +6,7 @@ import contextlib
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from truegain.cli.errors import INTERRUPTED
@@ -30,11 +31,11 @@ def run(plan: Plan, *, clients: tuple[str, ...] = (), json: bool = False, open_p
     say(f"run folder {plan.out}; Ctrl-C stops after the current step, and the run can go on later")
     with json_lines(json) as emit:
         view = View(f"{plan.recipe} on {plan.task} · {plan.model}", plan.seeds, sizes=plan.sizes)
-        live = not json and _can_draw()
+        live = not json and can_draw()
         stop = StopSignal(say=(lambda text: setattr(view, "warning", text)) if live else say)
         facts = {"recipe": plan.recipe, "task": plan.task, "model": plan.model, "command": plan.command}
         try:
-            with stop, reporters(clients, plan.out, facts) as send, _progress(view, live, json) as draw:
+            with stop, reporters(clients, plan.out, facts) as send, showing(view, live, json) as draw:
                 for event in _events(plan, stop):
                     emit(event)
                     draw(event)
@@ -43,7 +44,7 @@ def run(plan: Plan, *, clients: tuple[str, ...] = (), json: bool = False, open_p
             return _stopped(plan, INTERRUPTED)
         if stop.reason() is not None:
             return _stopped(plan, TERMINATED if stop.reason() == "terminated" else INTERRUPTED)
-        _finish(plan, emit, json, open_page)
+        finish(plan, emit, json, open_page)
     return 0
 
 
@@ -61,7 +62,8 @@ def _stopped(plan: Plan, code: int) -> int:
     return code
 
 
-def _finish(plan: Plan, emit: Callable[[Any], None], json: bool, open_page: bool) -> None:
+def finish(plan: Plan, emit: Callable[[Any], None], json: bool, open_page: bool) -> None:
+    """Write the report of a plan that was run, and print it."""
     from truegain import report
     from truegain.cli import reports
 
@@ -82,12 +84,16 @@ def _finish(plan: Plan, emit: Callable[[Any], None], json: bool, open_page: bool
 
 def set_threads(plan: Plan) -> int:
     """The number of threads of the run that is resumed, whose sums depend on it; else the fastest one."""
+    return set_threads_in(plan.out if len(plan.seeds) == 1 else plan.out / f"seed-{plan.seeds[0]}")
+
+
+def set_threads_in(first: Path) -> int:
+    """The same for a folder with settings."""
     import torch
 
     from truegain.train.folder import read_settings
     from truegain.train.launch import best_threads
 
-    first = plan.out if len(plan.seeds) == 1 else plan.out / f"seed-{plan.seeds[0]}"
     if (first / "settings.json").exists():
         recorded = read_settings(first).get("threads")
         if isinstance(recorded, int) and recorded > 0:
@@ -96,14 +102,15 @@ def set_threads(plan: Plan) -> int:
     return best_threads()
 
 
-def _can_draw() -> bool:
+def can_draw() -> bool:
     """Whether stdout is a terminal that can show the panel."""
     out = console()
     return out.is_terminal and not out.is_dumb_terminal and (out.encoding or "").lower().startswith("utf")
 
 
 @contextlib.contextmanager
-def _progress(view: View, live: bool, quiet: bool) -> Iterator[Take]:
+def showing(view: View, live: bool, quiet: bool) -> Iterator[Take]:
+    """What draws a run's events: a panel if ``live``, else lines, or nothing if ``quiet``."""
     if live:
         from rich.live import Live
 

@@ -33,7 +33,8 @@ def check_recipe(name: str) -> None:
 def forms(recipe: str, changes: Mapping[str, Any]) -> tuple[Any, ...]:
     """The recipe's forms with the changes made. Raises SettingError for an unknown recipe, knob, setting or value.
 
-    A name that the recipe has as a knob is that knob; any other is a setting of its forms, changed in each that has it.
+    A name that the recipe has as a knob is that knob; any other is a setting of its forms, changed in each that has it,
+    or in the N-th alone where it is written ``N.PATH``.
     """
     import truegain.recipes  # noqa: F401  (fills SYSTEMS)
     from truegain.core.system import SYSTEMS, build
@@ -51,7 +52,10 @@ def forms(recipe: str, changes: Mapping[str, Any]) -> tuple[Any, ...]:
 def _changed(built: tuple[Any, ...], path: str, value: Any, knobs: Mapping[str, Any]) -> tuple[Any, ...]:
     from truegain.core.settings import settings, with_setting
 
-    known = [_resolves(form, path) for form in built]
+    number, dot, rest = path.partition(".")
+    alone = int(number) if dot and number.isdigit() and 1 <= int(number) <= len(built) else None
+    path = path if alone is None else rest
+    known = [(alone is None or n == alone) and _resolves(form, path) for n, form in enumerate(built, 1)]
     if not any(known):
         legal = {full for form in built for full in settings(form)}
         hint = nearest(path, legal | {full.rpartition(".")[2] for full in legal} | set(knobs))

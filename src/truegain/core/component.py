@@ -31,7 +31,7 @@ KINDS: dict[str, str] = {
     "plan": "columns -> [N,B,T] bool, ordered parts, each one optimiser step",
     "pair": "columns of both completions, `chosen_NAME` and `rejected_NAME`, a row per pair -> [N]",
     "sampler": "logits (and history[B,t], drawn so far) -> logits; with `layer`, hidden states and a state -> both",
-    "search": "(roles, problems, value, budget) -> Tree",
+    "search": "(roles, draw, problems, rollouts) -> Tree, or a list of rollouts and pairs",
     "fold": "init() -> state; update(state, *, line, columns) -> (state, settings for the next step)",
     "metric": "arrays -> numbers",
 }
@@ -45,6 +45,7 @@ _OFFERED: dict[str, frozenset[str]] = {
     "segment": frozenset({"text", "spans"}),
     "probe": frozenset({"roles", "draw", "rollouts"}) | frozenset(COLUMNS),
     "sampler": frozenset({"logits", "history", "hidden", "peak", "text", "state"}),
+    "search": frozenset({"roles", "draw", "problems", "rollouts"}),
     "fold": frozenset({"line"}) | frozenset(COLUMNS),
     "pair": frozenset(f"{side}_{name}" for side in ("chosen", "rejected") for name in COLUMNS),
 }

@@ -57,8 +57,9 @@ class Loop(BaseModel):
 class Role:
     """A model beside the policy.
 
-    ``source`` is ``init`` (the policy as it was before training), ``policy`` (the policy itself) or a model folder.
-    ``fills`` is the column it provides. ``head`` gives it a scalar head. ``lr`` None freezes it.
+    ``source`` is ``init`` (the policy as it was before training), ``policy`` (the policy itself), ``chain`` (what an
+    earlier form of the recipe trained under this role's name) or a model folder. ``fills`` is the column it provides.
+    ``head`` gives it a scalar head. ``lr`` None freezes it.
     """
 
     source: str
@@ -124,10 +125,7 @@ class Train:
             raise WiringError("Train, field 'plan': one plan at most")
         if not self.reward or not self.terms:
             raise WiringError("Train needs at least one reward and one term")
-        for name, member in self.segment.items():
-            check_member(member, "segment", f"Train, segment {name!r}")
-            if name not in ("step", "turn", "part"):
-                raise WiringError(f"Train: segment fills 'step', 'turn' or 'part', not {name!r}")
+        _check_segments(self.segment, "Train")
         _check_roles(self.roles, self.terms)
 
 
@@ -152,16 +150,28 @@ class Fit:
 
 @dataclass(frozen=True)
 class Decode:
-    """Inference time: samplers and search over a policy; may write a dataset."""
+    """Inference time: samplers and search over a policy, on train problems; writes what it found as a dataset.
+
+    A step takes ``loop.prompts`` problems. Without a search it keeps ``loop.samples`` completions of each; a search
+    that names ``rollouts`` is handed those, or what the search before it found.
+    """
 
     sampler: Stage = ()
     search: Stage = ()
+    score: Stage = ()
+    segment: Mapping[str, Member] = field(default_factory=_no_segments)
+    roles: Mapping[str, Role] = field(default_factory=_no_roles)
     loop: Loop = field(default_factory=Loop)
 
     def __post_init__(self) -> None:
         """Normalise and check every field; raises WiringError at the first fault."""
-        for kind in ("sampler", "search"):
+        for kind in ("sampler", "search", "score"):
             object.__setattr__(self, kind, _members(getattr(self, kind), kind, "Decode"))
+        _check_segments(self.segment, "Decode")
+        _check_roles(self.roles, ())
+        for name, role in self.roles.items():
+            if role.lr is not None:
+                raise WiringError(f"Decode trains nothing: leave the lr of role {name!r} None")
 
 
 @dataclass(frozen=True)
@@ -188,13 +198,24 @@ class Measure:
 
 @dataclass(frozen=True)
 class Study:
-    """A plain function that is handed what it needs and returns a record; for what fits no other form."""
+    """A plain function that is handed what it needs and returns a record; for what fits no other form.
+
+    It may name ``seed``, ``task``, ``policy``, ``base`` and ``trained`` (the weights of the model that the recipe began
+    with, and of the one that stands now). ``weights`` in its record become the model that the next form starts from.
+    """
 
     function: Callable[..., Mapping[str, Any]]
 
 
 Form = Train | Fit | Decode | Watch | Measure | Study
 FORMS: tuple[type, ...] = (Train, Fit, Decode, Watch, Measure, Study)
+
+
+def _check_segments(segment: Mapping[str, Member], where: str) -> None:
+    for name, member in segment.items():
+        check_member(member, "segment", f"{where}, segment {name!r}")
+        if name not in ("step", "turn", "part"):
+            raise WiringError(f"{where}: segment fills 'step', 'turn' or 'part', not {name!r}")
 
 
 def _check_roles(roles: Mapping[str, Role], terms: tuple[Term, ...]) -> None:

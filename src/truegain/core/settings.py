@@ -23,7 +23,7 @@ from truegain.core.forms import Decode, Fit, Form, Loop, Measure, Stage, Term, T
 _STAGES: dict[type, tuple[str, ...]] = {
     Train: ("score", "resample", "probe", "reward", "select", "plan", "fold"),
     Fit: ("pair", "fold"),
-    Decode: ("sampler", "search"),
+    Decode: ("sampler", "search", "score"),
     Watch: ("fold",),
     Measure: ("metric",),
 }
@@ -37,7 +37,7 @@ def settings(form: Form) -> dict[str, Any]:
         found.update({f"loop.{k}": v for k, v in cast(Loop, getattr(form, "loop")).model_dump().items()})  # noqa: B009
     for kind in _STAGES.get(type(form), ()):
         _list(found, kind, getattr(form, kind))
-    if isinstance(form, Train):
+    if isinstance(form, Train | Decode):
         _list(found, "segment", tuple(form.segment.values()))
     if isinstance(form, Train | Fit):
         for n, term in enumerate(form.terms):
@@ -45,6 +45,7 @@ def settings(form: Form) -> dict[str, Any]:
             for kind in _TERM_STAGES:
                 for member in members(getattr(term, kind)):
                     _list(found, _place(form, n, kind, member), member)
+    if isinstance(form, Train | Fit | Decode):
         found.update({f"role.{name}.lr": role.lr for name, role in form.roles.items() if role.lr is not None})
         found.update({f"role.{name}.source": role.source for name, role in form.roles.items()})
     return found

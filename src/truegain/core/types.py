@@ -116,6 +116,25 @@ class Resampled:
 
 
 @dataclass(frozen=True)
+class Tree:
+    """Completions of one problem that branch, as a search left them.
+
+    Node n is the completion up to where it ends, ``nodes[n]``; it goes on from node ``parent[n]``, -1 for one that
+    begins at the prompt. ``value[n]`` is what the search believes it to be worth, from ``visits[n]`` tries through it.
+    """
+
+    nodes: Sequence[Rollout]
+    parent: Sequence[int]
+    value: Sequence[float]
+    visits: Sequence[int]
+
+    def rollouts(self) -> list[Rollout]:
+        """Its whole completions: the nodes that nothing goes on from."""
+        inner = set(self.parent)
+        return [node for n, node in enumerate(self.nodes) if n not in inner]
+
+
+@dataclass(frozen=True)
 class Sampling:
     """How completions are drawn.
 

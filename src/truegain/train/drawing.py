@@ -9,7 +9,7 @@ from typing import Any, Literal, cast
 import torch
 
 from truegain.core import arithmetic
-from truegain.core.component import call, spec_of
+from truegain.core.component import Member, call, spec_of
 from truegain.core.draws import draw_key
 from truegain.core.errors import DataError, RunError, WiringError
 from truegain.core.forms import Train, members
@@ -88,7 +88,7 @@ class Draw:
             self.setup.task,
             asked,
             samples=samples,
-            sampling=Sampling(loop.max_tokens, heat, loop.top_k, loop.top_p),
+            sampling=Sampling(loop.max_tokens, heat, loop.top_k, loop.top_p, samplers=self._samplers()),
             seed=self.setup.seed,
             stage=self.name,
             step=self.state.step,
@@ -136,7 +136,8 @@ class Draw:
             for parent, cut, sample in rows
         ]
         stop = tuple(getattr(self.setup.task, "stop", ()))
-        drawn = model.engine.generate(requests, Sampling(max(1, *rooms), heat, stop=stop)) if rows else []
+        sampling = Sampling(max(1, *rooms), heat, stop=stop, samplers=self._samplers())
+        drawn = model.engine.generate(requests, sampling) if rows else []
         self.calls += 1
         made = [
             _forked(model.policy, parent, cut, given, sample, found, room, request.key)
@@ -148,8 +149,11 @@ class Draw:
     def rewards(self, rollouts: Sequence[Rollout], *, first: bool = False) -> list[float]:
         """The reward that the form's reward stage gives each rollout; NaN where the check abstained.
 
-        ``first``: the form's first named reward alone, before what shapes it.
+        ``first``: the form's first named reward alone, before what shapes it. A form without a reward stage, as a
+        `Decode`, has the exact checker's verdict in its place.
         """
+        if not hasattr(self.setup.form, "reward"):
+            return [float(r.facts.get("correct", "nan")) for r in rollouts]
         column = self._rewarded(rollouts, self.setup.form)
         return [float("nan") if row is None else row[0] if first else row[-1] for row in column]
 
@@ -171,6 +175,10 @@ class Draw:
         rows = torch.cat([batch["reward_parts"], batch["reward"][:, None]], dim=1).tolist()
         found = iter(cast("list[list[float]]", rows))
         return [None if "abstained" in r.facts else next(found) for r in rollouts]
+
+    def _samplers(self) -> tuple[Member, ...]:
+        """The form's samplers; only a `Decode` has any."""
+        return members(getattr(self.setup.form, "sampler", ()))
 
 
 def _forked(

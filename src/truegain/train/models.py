@@ -92,6 +92,18 @@ def load_models(form: Train | Fit, policy: Policy, base: Policy) -> dict[str, Mo
     return models
 
 
+def frozen_models(roles: Mapping[str, Role], policy: Policy) -> dict[str, Model]:
+    """The policy and the roles beside it where nothing is trained: no optimisers, and ``init`` is the policy itself.
+
+    Raises DataError as `load_models` does.
+    """
+    models = {"policy": Model("policy", policy)}
+    for name, role in _by_member(roles):
+        body, head = _body(name, role, policy, policy)
+        models[name] = Model(name, body, role, head)
+    return models
+
+
 def check_roles(form: Train) -> None:
     """Refuse roles that the loop cannot run. Raises WiringError naming the first."""
     for name, role in form.roles.items():
@@ -120,6 +132,11 @@ def _by_member(roles: Mapping[str, Role]) -> Iterator[tuple[str, Role]]:
 
 
 def _body(name: str, role: Role, policy: Policy, base: Policy) -> tuple[Policy, ScalarHead | None]:
+    if role.source == "chain":
+        raise WiringError(
+            f"role {name!r} is what an earlier form of the recipe trains: use `truegain run`, or name a folder: "
+            f"--set role.{name}.source=FOLDER"
+        )
     if role.source == "policy":
         body = policy
     elif role.source == "init":

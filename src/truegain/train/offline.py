@@ -98,6 +98,7 @@ def sft(
     steps: int | None = None,
     seconds: float | None = None,
     batch_tokens: int = 8192,
+    rows: int | None = None,
     lr: float = 3e-3,
     warmup: int = 100,
     schedule: Schedule = "cosine",
@@ -106,11 +107,11 @@ def sft(
     """Train on ``examples(0), examples(1), ...`` and yield the fit after every optimiser step, until it is done.
 
     Ends after ``steps`` steps or ``seconds`` of stepping (what the caller does between steps does not count); one of
-    the two is given and paces the schedule too. A step takes examples until they hold ``batch_tokens`` tokens; the loss
-    is the form's terms over them, in micro-batches of ``loop.micro_tokens``, the gradient clipped to
-    ``loop.grad_clip``. The learning rate rises over ``warmup`` steps to ``lr``, then stays (``constant``), falls
-    as a cosine, or stays and falls linearly to 0 over the last ``decay`` of the fit (``wsd``). Raises RunError before
-    the weights are touched if the loss or its gradient is not finite.
+    the two is given and paces the schedule too. A step takes ``rows`` examples, or if that is None as many as hold
+    ``batch_tokens`` tokens; the loss is the form's terms over them, in micro-batches of ``loop.micro_tokens``, the
+    gradient clipped to ``loop.grad_clip``. The learning rate rises over ``warmup`` steps to ``lr``, then stays
+    (``constant``), falls as a cosine, or stays and falls linearly to 0 over the last ``decay`` of the fit (``wsd``).
+    Raises RunError before the weights are touched if the loss or its gradient is not finite.
     """
     if (steps is None) == (seconds is None):
         raise SettingError("sft: give either steps or seconds, to end the fit and to pace its learning rate")
@@ -118,7 +119,10 @@ def sft(
     policy.model.train()
     while done() < 1.0:
         began = time.perf_counter()
-        batch, index = _draw(examples, fit.index, batch_tokens)
+        if rows is None:
+            batch, index = _draw(examples, fit.index, batch_tokens)
+        else:
+            batch, index = [examples(fit.index + i) for i in range(rows)], fit.index + rows
         fit.lr = lr * min(1.0, (fit.step + 1) / max(1, warmup)) * _level(schedule, done(), decay)
         for group in fit.optimizer.param_groups:
             group["lr"] = fit.lr

@@ -52,7 +52,8 @@ class Plan:
     with them these control arms run.
     ``max_seconds`` bounds the trained arm's training time per seed; controls are matched to what it spent, and the
     judgement comes on top. ``rewards`` are dotted paths ``path:fn`` or ``path:fn=WEIGHT``. ``sizes`` are the problems
-    of ``dev`` and ``test`` and the ``samples`` per problem.
+    of ``dev`` and ``test`` and the ``samples`` per problem. ``judge`` False leaves the test split closed, as another
+    form goes on from this model.
     """
 
     form: Train
@@ -70,6 +71,7 @@ class Plan:
     device: str = "cpu"
     command: str = ""
     argv: tuple[str, ...] = ()
+    judge: bool = True
 
 
 def execute(plan: Plan, stop: StopSignal) -> Iterator[dict[str, Any]]:
@@ -142,6 +144,9 @@ def _one_seed(setup: Setup, plan: Plan, stop: StopSignal) -> Iterator[dict[str, 
         for line in train(setup, _limit(folder, plan.max_seconds, stop)):
             yield {**line, **tag}
     if stop.reason():
+        return
+    if not plan.judge:
+        yield {"kind": "done", "folder": str(folder.path), **tag}
         return
     done = _steps_done(folder)
     if not judged and plan.form.loop.eval_every and not _looked(folder, done):
