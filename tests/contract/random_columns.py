@@ -13,7 +13,7 @@ from torch import Tensor
 from truegain.core.batch import Batch
 from truegain.core.columns import COLUMNS
 
-MODELS, PARTS, VOCABULARY = 3, 2, 11
+MODELS, PARTS, VOCABULARY, HIDDEN, CANDIDATES = 3, 2, 11, 5, 4
 
 
 @dataclass(frozen=True)
@@ -118,6 +118,8 @@ def _column(name: str, s: Shape) -> Tensor:
         "has_answer": lambda: _per_id(s.integers(2, rows, steps).to(s.dtype), s.step, float("nan")),
         "reflections": lambda: s.integers(90, rows).to(s.dtype),
         "conciseness": lambda: s.uniform(rows),
+        "top_ids": lambda: torch.rand(rows, tokens, VOCABULARY, generator=s.rng).argsort(-1)[..., :CANDIDATES],
+        "top_logp": lambda: s.normal(rows, tokens, CANDIDATES).log_softmax(-1) - 0.1,
         "answer_logp": lambda: _per_id(-3 * s.uniform(rows, steps), s.step, float("nan")),
     }
     if name in special:
@@ -126,7 +128,11 @@ def _column(name: str, s: Shape) -> Tensor:
         # Close to each other as log-probs of neighbouring policies are, and far enough apart to reach every clip.
         base = -3 * torch.rand(rows, tokens, generator=torch.Generator().manual_seed(rows), dtype=torch.float64)
         return ((base.to(s.dtype) + 0.4 * s.normal(rows, tokens)).clamp(max=-1e-3)) * s.mask
-    return _by_schema(name, s, {"B": rows, "T": tokens, "S": steps, "U": turns, "M": MODELS, "K": PARTS})
+    return _by_schema(name, s, _sizes(rows, tokens, steps, turns))
+
+
+def _sizes(rows: int, tokens: int, steps: int, turns: int) -> dict[str, int]:
+    return {"B": rows, "T": tokens, "S": steps, "U": turns, "M": MODELS, "K": PARTS, "H": HIDDEN, "C": CANDIDATES}
 
 
 def _by_schema(name: str, s: Shape, sizes: dict[str, int]) -> Tensor:
@@ -144,7 +150,7 @@ def _by_schema(name: str, s: Shape, sizes: dict[str, int]) -> Tensor:
 
 def facts(tokens: int) -> dict[str, Any]:
     """The loop facts."""
-    return {"progress": 0.25, "step_index": 3, "max_tokens": tokens}
+    return {"progress": 0.25, "step_index": 3, "max_tokens": tokens, "lr": 1e-3, "head_moments": None}
 
 
 def changed(batch: Batch, **columns: Tensor) -> Batch:
@@ -156,17 +162,20 @@ def padded(batch: Batch, extra: int) -> Batch:
     """The batch with ``extra`` token columns of padding that hold rubbish, and NaN wherever the mask is false."""
     columns = dict(poisoned(batch))
     for name, value in columns.items():
-        if COLUMNS[name].shape == "B,T":
-            fill = {"float": float("nan"), "int": 7 if name == "tokens" else -1, "bool": False}[COLUMNS[name].kind]
-            columns[name] = torch.cat([value, torch.full((batch.rows, extra), fill, dtype=value.dtype)], dim=1)
+        if COLUMNS[name].shape.startswith("B,T"):
+            ids = name in ("tokens", "top_ids")
+            fill = {"float": float("nan"), "int": 7 if ids else -1, "bool": False}[COLUMNS[name].kind]
+            more = torch.full((batch.rows, extra, *value.shape[2:]), fill, dtype=value.dtype)
+            columns[name] = torch.cat([value, more], dim=1)
     return Batch(**columns)
 
 
 def poisoned(batch: Batch) -> Batch:
     """The batch with NaN in every float token column wherever the mask is false."""
     outside = ~batch["mask"]
-    token_floats = [n for n in batch if COLUMNS[n].shape == "B,T" and COLUMNS[n].kind == "float"]
-    return changed(batch, **{n: batch[n].masked_fill(outside, float("nan")) for n in token_floats})
+    token_floats = [n for n in batch if COLUMNS[n].shape.startswith("B,T") and COLUMNS[n].kind == "float"]
+    where = {n: outside if batch[n].dim() == 2 else outside[..., None] for n in token_floats}
+    return changed(batch, **{n: batch[n].masked_fill(where[n], float("nan")) for n in token_floats})
 
 
 def emptied(batch: Batch, row: int) -> Batch:

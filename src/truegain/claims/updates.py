@@ -29,9 +29,9 @@ def steered(form: Train, out: Mapping[str, Any]) -> Train:
     return form
 
 
-def step_on(form: Train, batch: Batch, max_tokens: int = 1) -> OptimiserStep:
-    """Credit and weights of all rows as one optimiser step; the form's plan is left aside."""
-    facts = {"progress": 0.0, "step_index": 0, "max_tokens": max_tokens}
+def step_on(form: Train, batch: Batch, max_tokens: int = 1, **more: Any) -> OptimiserStep:
+    """Credit and weights of all rows as one optimiser step; the form's plan is left aside. ``more`` are loop facts."""
+    facts = {"progress": 0.0, "step_index": 0, "max_tokens": max_tokens, **more}
     advantages, _ = arithmetic.credit_stage(form, batch, facts)
     (step,), _ = arithmetic.plan_stage(replace(form, plan=()), batch, advantages, facts)
     return step

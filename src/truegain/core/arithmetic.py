@@ -8,7 +8,7 @@ Credit is computed once per rollout batch, weight once per optimiser step over a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from truegain.core import segments
 from truegain.core.batch import Batch
+from truegain.core.columns import COSTLY
 from truegain.core.component import Member, call, spec_of
 from truegain.core.errors import WiringError
 from truegain.core.forms import Fit, Stage, Term, Train, members
@@ -24,6 +25,8 @@ from truegain.core.forms import Fit, Stage, Term, Train, members
 Facts = Mapping[str, Any]
 Logs = dict[str, tuple[float, float]]
 """Metric name -> (sum, count), so that micro-batches and ranks add."""
+Supply = Callable[[Batch, Tensor], Mapping[str, Tensor]]
+"""(rows of an optimiser step, their numbers in the planned batch) -> its costly columns."""
 
 
 @dataclass(frozen=True)
@@ -128,20 +131,30 @@ def renews(form: Train | Fit) -> bool:
 
 
 def weigh(
-    form: Train | Fit, batch: Batch, advantages: tuple[Tensor | None, ...], part: Tensor, facts: Facts, logs: Logs
+    form: Train | Fit,
+    batch: Batch,
+    advantages: tuple[Tensor | None, ...],
+    part: Tensor,
+    facts: Facts,
+    logs: Logs,
+    supply: Supply | None = None,
 ) -> OptimiserStep:
-    """One optimiser step over the tokens of ``part`` [B,T]: its rows, and every term's weights over all of them."""
+    """One optimiser step over the tokens of ``part`` [B,T]: its rows, and every term's weights over all of them.
+
+    ``supply`` is asked for the costly columns of those rows if a weight names one; they are gone with the weights.
+    """
     # Without a plan every row takes part, an empty one too: it counts where a weight counts rows.
     whole = torch.equal(part, batch["mask"])
     rows = torch.arange(batch.rows, device=part.device) if whole else part.any(dim=1).nonzero().flatten()
     columns = Batch(**{**batch, "mask": part}).take(rows)
     advantages = tuple(None if a is None else a[rows] for a in advantages)
     shape = tuple(columns["mask"].shape)
+    costly: Mapping[str, Tensor] = supply(columns, rows) if supply is not None and named_costly(form) else {}
     weights: list[Tensor] = []
     live: dict[str, Tensor] = {}
     for term, advantage in zip(form.terms, advantages, strict=True):
         weight = columns["mask"].float() * term.scale
-        offered = columns if advantage is None else {**columns, "advantage": advantage}
+        offered = {**columns, **costly} if advantage is None else {**columns, **costly, "advantage": advantage}
         for member in members(term.weight):
             weight = weight * _run(member, offered, facts, logs, shape)
         weights.append(weight)
@@ -205,6 +218,17 @@ def named_columns(form: Train | Fit) -> frozenset[str]:
         for member in members(stage):
             found.update(spec_of(member).inputs)
     return frozenset(found)
+
+
+def named_costly(form: Train | Fit) -> frozenset[str]:
+    """The costly columns that a weight of the form names."""
+    return COSTLY & {name for t in form.terms for m in members(t.weight) for name in spec_of(m).inputs}
+
+
+def names_fact(form: Train | Fit, fact: str) -> bool:
+    """Whether a component of some term names a loop fact."""
+    stages = [stage for t in form.terms for stage in (t.credit, t.surrogate, t.weight)]
+    return any(fact in spec_of(member).facts for stage in stages for member in members(stage))
 
 
 def needs_old_pass(form: Train | Fit) -> bool:

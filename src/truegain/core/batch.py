@@ -71,7 +71,7 @@ class Batch(Mapping[str, Tensor]):
 
     def narrow(self, tokens: int) -> Batch:
         """Return the first ``tokens`` token columns: drops padding that no chosen row uses."""
-        cut = {n: v[:, :tokens] if COLUMNS[n].shape == "B,T" else v for n, v in self._columns.items()}
+        cut = {n: v[:, :tokens] if COLUMNS[n].shape.startswith("B,T") else v for n, v in self._columns.items()}
         return Batch(**cut)
 
 

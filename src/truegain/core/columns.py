@@ -1,6 +1,7 @@
 """The dictionary of columns: one line and one name for every fact that may stand in a `Batch`.
 
-Letters: B rollouts, T completion tokens, S steps, U turns, M models, K named rewards. Column t speaks of completion
+Letters: B rollouts, T completion tokens, S steps, U turns, M models, K named rewards, H hidden units, C candidates
+(`loop.candidates` tokens of the vocabulary). Column t speaks of completion
 token t given the tokens before it. Prompts are not part of T: a rollout carries its prompt, and hosts (TRL, verl) lay
 out their columns the same way.
 """
@@ -59,6 +60,13 @@ _ROWS: tuple[tuple[str, str, Kind, str, str], ...] = (
     ),
     ("value", "B,T", "float", "the critic's current prediction; carries gradient", "a role with a head"),
     ("old_value", "B,T", "float", "the critic's prediction before the update", "a role with a head"),
+    (
+        "old_values",
+        "B,T,M",
+        "float",
+        "each critic's prediction before the update, in the order of the form's roles",
+        "roles that fill `value`",
+    ),
     ("correct", "B", "float", "the exact checker's verdict, 0 or 1", "the task's checker"),
     ("confidence", "B", "float", "how sure the completion says it is, 0 to 1", "a score component or a task"),
     ("answered", "B", "float", "1 when the completion holds one well-formed answer", "the task's checker"),
@@ -90,6 +98,15 @@ _ROWS: tuple[tuple[str, str, Kind, str, str], ...] = (
         "mean log-ratio made by each earlier step of a renewing plan, else NaN",
         "a plan that renews",
     ),
+    (
+        "hidden",
+        "B,T,H",
+        "float",
+        "last hidden state before each token; the unembedding turns it into the logits behind `logp`",
+        "the learner",
+    ),
+    ("top_ids", "B,T,C", "int", "the likeliest tokens, the one that stands there among them", "the learner"),
+    ("top_logp", "B,T,C", "float", "log-probs of `top_ids` under the current policy", "the learner"),
     ("state", "B,T", "int", "state id of a table environment, -1 outside", "a table task"),
     ("action", "B,T", "int", "action id of a table environment, -1 outside", "a table task"),
     ("prior_value", "B,T", "float", "value of the state known before training", "a table task"),
@@ -105,11 +122,16 @@ FACTS: dict[str, str] = {
     "progress": "share of the run that is done, 0 to 1",
     "step_index": "number of the current optimisation step, from 0",
     "max_tokens": "the completion's token limit",
+    "lr": "learning rate of the current optimiser step",
+    "head_moments": "Adam's `Moments` of the policy's unembedding; None before its first step or where it is frozen",
 }
 """Loop facts: keyword-only parameters with these names are filled by the loop, not by the user."""
 
 GRADIENT = frozenset({"logp", "entropy", "value"})
 """Columns that come with the current forward pass; only surrogates may name them."""
+
+COSTLY = frozenset({"hidden", "top_ids", "top_logp"})
+"""Columns of many numbers per token, made for the rows of one optimiser step, and only when a weight names them."""
 
 
 def column(name: str) -> Column:

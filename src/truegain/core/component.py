@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
-from truegain.core.columns import COLUMNS, FACTS, GRADIENT
+from truegain.core.columns import COLUMNS, COSTLY, FACTS, GRADIENT
 from truegain.core.errors import WiringError, nearest
 
 Member = Callable[..., Any]
@@ -141,6 +141,8 @@ def _read(kind: str, function: Member, cite: tuple[str, ...], fills: tuple[str, 
         legal = _OFFERED.get(kind, frozenset(COLUMNS)) if column in inputs else frozenset(COLUMNS)
         if kind != "metric" and kind in (*_OWN_OUTPUT, *_OFFERED) and column not in legal:
             raise WiringError(f"{where}: {column!r} is no column{nearest(column, set(legal))}; knobs stand after *")
+        if column in COSTLY and kind not in ("weight", "metric"):
+            raise WiringError(f"{where}: {column!r} is made for one optimiser step; only a weight can name it")
         if column in _LATER.get(kind, ()):
             raise WiringError(f"{where}: a {kind} cannot name {column!r}, which exists only later")
     modifies = _OWN_OUTPUT[kind] if kind in _OWN_OUTPUT and _OWN_OUTPUT[kind] in inputs else None

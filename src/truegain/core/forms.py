@@ -48,6 +48,9 @@ class Loop(BaseModel):
     lora_alpha: float = Field(default=32.0, gt=0, description="LoRA's scale is alpha / rank")
     lora_targets: str = Field(default="all-linear", description="linear maps to adapt, separated by commas")
     micro_tokens: int = Field(default=16384, ge=1, description="padded tokens per forward pass, prompts included")
+    candidates: int = Field(
+        default=64, ge=1, description="likeliest tokens held per token, where a component asks for them"
+    )
     eval_every: int = Field(default=20, ge=0, description="steps between looks at the dev split; 0 for none")
     eval_problems: int = Field(default=128, ge=2, description="dev problems per look")
     save_every: int = Field(default=20, ge=0, description="steps between checkpoints; 0 for the last one only")

@@ -4,6 +4,7 @@ from truegain.recipes.ace import ace as ace
 from truegain.recipes.adora import adora as adora
 from truegain.recipes.arlcp import arlcp as arlcp
 from truegain.recipes.bradley_terry_rm import bradley_terry_rm as bradley_terry_rm
+from truegain.recipes.capo import capo as capo
 from truegain.recipes.cispo import cispo as cispo
 from truegain.recipes.constrained_rlhf import constrained_rlhf as constrained_rlhf
 from truegain.recipes.crf import crf as crf
@@ -23,6 +24,7 @@ from truegain.recipes.grpo_guard import grpo_guard as grpo_guard
 from truegain.recipes.grpo_lambda import grpo_lambda as grpo_lambda
 from truegain.recipes.gspo import gspo as gspo
 from truegain.recipes.hdpo_metis import hdpo_metis as hdpo_metis
+from truegain.recipes.hiper_hae import hiper_hae as hiper_hae
 from truegain.recipes.igpo import igpo as igpo
 from truegain.recipes.kl_estimators import kl_estimators as kl_estimators
 from truegain.recipes.lite_ppo import lite_ppo as lite_ppo

@@ -14,6 +14,7 @@ from truegain.core.batch import Batch
 from truegain.core.component import spec_of
 from truegain.core.errors import RunError
 from truegain.core.forms import Fit, Loop, Train, members
+from truegain.policy.candidates import token_candidates
 from truegain.policy.heads import ScalarHead, token_values
 from truegain.policy.logprobs import token_logp
 from truegain.policy.policy import Policy
@@ -102,6 +103,24 @@ def value_pass(model: Model, prompts: Prompts, batch: Batch, loop: Loop, after: 
     return _pass(part, prompts, batch, loop)
 
 
+def costly_pass(policy: Policy, prompts: Prompts, batch: Batch, loop: Loop) -> dict[str, Tensor]:
+    """``hidden`` [B,T,H], ``top_ids`` and ``top_logp`` [B,T,C] of the rows of one optimiser step, by micro-batches.
+
+    What outlives a micro-batch are H + 2 C numbers per token, in the model's own precision; logits do not.
+    """
+    out: dict[str, Tensor] = {}
+    lengths = token_counts(batch)
+    for index in cut_micro(_sizes(lengths, prompts), loop.micro_tokens, batch["group"]):
+        width = int(lengths[index].max())
+        chosen, tokens = [prompts[i] for i in index.tolist()], batch["tokens"][index, :width]
+        found = token_candidates(policy, chosen, tokens, lengths[index], loop.candidates, temperature=loop.temperature)
+        for name, value in found.items():
+            if name not in out:
+                out[name] = value.new_zeros(*batch["tokens"].shape, value.shape[2])
+            out[name][index, :width] = value
+    return out
+
+
 def _pass(part: Callable[[Prompts, Tensor, Tensor], Tensor], prompts: Prompts, batch: Batch, loop: Loop) -> Tensor:
     out = torch.zeros(batch["tokens"].shape, device=batch["tokens"].device)
     lengths = token_counts(batch)
@@ -186,7 +205,8 @@ def _current(
 ) -> dict[str, Tensor]:
     """The columns that come with a forward pass of the role's model, with gradient."""
     if model.head is not None:
-        return {"value": token_values(model.policy, model.head, prompts, tokens, lengths)}
+        found = {"value": token_values(model.policy, model.head, prompts, tokens, lengths)}
+        return found | _own_old_value(form, model.name, batch, index, tokens.shape[1])
     temperature = form.loop.temperature
     logp, entropy = token_logp(model.policy, prompts, tokens, lengths, temperature=temperature, entropy=True)
     assert entropy is not None
@@ -194,6 +214,14 @@ def _current(
     if "old_logp" in named_columns(form) and "old_logp" not in batch:
         current["old_logp"] = logp.detach()
     return current
+
+
+def _own_old_value(form: Train | Fit, role: str, batch: Batch, index: Tensor, width: int) -> dict[str, Tensor]:
+    """One of several critics calls its own column of ``old_values`` ``old_value``."""
+    critics = [name for name, other in form.roles.items() if other.fills == "value"]
+    if len(critics) < 2 or "old_values" not in batch:
+        return {}
+    return {"old_value": batch["old_values"][index, :width, critics.index(role)]}
 
 
 def _pass_logs(batch: Batch, index: Tensor, current: Mapping[str, Tensor]) -> Logs:

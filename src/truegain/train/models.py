@@ -13,6 +13,7 @@ from torch import Tensor
 
 from truegain.core.errors import DataError, WiringError
 from truegain.core.forms import Fit, Loop, Role, Train
+from truegain.core.moments import Moments
 from truegain.core.types import Engine
 from truegain.policy.heads import ScalarHead, members_of
 from truegain.policy.policy import Policy
@@ -20,7 +21,7 @@ from truegain.rollout.engines import engine_for
 from truegain.train import checkpoint
 
 FILLED = ("ref_logp", "value", "model_reward", "step_reward")
-"""Columns that a role can fill; ``value`` comes with ``old_value``."""
+"""Columns that a role can fill; ``value`` comes with ``old_value``, or, of several, ``old_values``."""
 
 
 @dataclass(eq=False)
@@ -60,6 +61,19 @@ class Model:
         with torch.no_grad():
             for weight, master in self.masters.values():
                 weight.copy_(master)
+
+    def head_moments(self) -> Moments | None:
+        """Adam's moments of the unembedding; None before the first step, or where it is not trained."""
+        head: Any = self.policy.model.get_output_embeddings()
+        if self.optimiser is None or head is None:
+            return None
+        trained = {id(weight): master for weight, master in self.masters.values()}.get(id(head.weight), head.weight)
+        state = self.optimiser.state.get(trained)
+        if not state:
+            return None
+        group = self.optimiser.param_groups[0]
+        beta1, beta2 = group["betas"]
+        return Moments(state["exp_avg"], state["exp_avg_sq"], int(state["step"]), beta1, beta2, group["eps"])
 
     def names(self) -> list[str]:
         """Names of the weights in the optimiser's order, for its checkpoint."""

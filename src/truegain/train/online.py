@@ -11,18 +11,21 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
+from torch import Tensor
+
 from truegain.core import arithmetic
 from truegain.core.arithmetic import Logs, merge
 from truegain.core.batch import Batch
 from truegain.core.errors import RunError, SettingError
 from truegain.core.forms import Train, members
 from truegain.core.types import Rollout, Task
+from truegain.policy.candidates import check_head
 from truegain.train import checkpoint
 from truegain.train.drawing import SEED_STRIDE as SEED_STRIDE
 from truegain.train.drawing import Draw, judge, problems, resample
 from truegain.train.folder import RunFolder
 from truegain.train.folds import begin_folds, run_folds
-from truegain.train.learner import learning_rate, logp_pass, update
+from truegain.train.learner import costly_pass, learning_rate, logp_pass, update
 from truegain.train.ledger import Ledger, ModelCost, attended, model_cost, spend
 from truegain.train.memory import memory
 from truegain.train.models import Model, check_roles, load_models, optimisers_saved, restore_models, write_models
@@ -41,6 +44,8 @@ def train(setup: Setup, stop: Callable[[], str | None]) -> Iterator[dict[str, An
     """
     check(setup.form, setup.task, bool(setup.functions))
     base, folder = setup.policy.reference(), setup.folder
+    if arithmetic.named_costly(setup.form):
+        check_head(setup.policy)
     models = load_models(setup.form, setup.policy, base)
     state, notes = _resume(setup, models)
     for note in notes:
@@ -117,9 +122,17 @@ def learn(
     prompts = [r.trained_prompt for r in rollouts]
     if renews:
         batch = batch.add(shift=batch["reward"].new_full((batch.rows, len(parts)), float("nan")))
+    costly = bool(arithmetic.named_costly(form))
+
+    def supply(part: Batch, index: Tensor) -> dict[str, Tensor]:
+        return costly_pass(setup.policy, [prompts[i] for i in index.tolist()], part, form.loop)
+
     for n, tokens in enumerate(parts):
-        part = arithmetic.weigh(form, batch, advantages, tokens, facts, logs)
+        if arithmetic.names_fact(form, "head_moments"):
+            facts["head_moments"] = models["policy"].head_moments()
+        part = arithmetic.weigh(form, batch, advantages, tokens, facts, logs, supply)
         rows = [rollouts[i] for i in part.rows.tolist()]
+        spent += _pass_cost(model_cost(setup.policy.model), "scored", rows) if costly else Ledger()
         try:
             done = update(form, models, part, [r.trained_prompt for r in rows], facts)
         except RunError as error:

@@ -15,6 +15,7 @@ from truegain.core.types import Task
 from truegain.policy.policy import Policy
 from truegain.tasks.functions import RewardFunction
 from truegain.train.folder import RunFolder
+from truegain.train.learner import learning_rate
 from truegain.train.ledger import Ledger
 
 
@@ -71,7 +72,12 @@ def form_now(setup: Setup, state: State) -> Train:
 
 def facts_of(form: Train, step: int) -> dict[str, Any]:
     """The loop facts that components may name."""
-    return {"progress": step / max(form.loop.steps, 1), "step_index": step, "max_tokens": form.loop.max_tokens}
+    return {
+        "progress": step / max(form.loop.steps, 1),
+        "step_index": step,
+        "max_tokens": form.loop.max_tokens,
+        "lr": learning_rate(form.loop, step),
+    }
 
 
 _TENSOR = "tensor:"

@@ -10,7 +10,7 @@ from torch import Tensor
 from truegain.core import arithmetic, segments
 from truegain.core.arithmetic import Logs, merge
 from truegain.core.batch import Batch
-from truegain.core.columns import COLUMNS
+from truegain.core.columns import COLUMNS, COSTLY
 from truegain.core.component import call, spec_of
 from truegain.core.errors import WiringError
 from truegain.core.forms import Train, members
@@ -78,12 +78,13 @@ def add_models(form: Train, models: Mapping[str, Model], batch: Batch, prompts: 
     """What the roles say of the rollouts, and the policy's own log-probs where they are named before the update."""
     loop, named = form.loop, arithmetic.named_columns(form)
     rewards: list[Tensor] = []
+    critics: list[Tensor] = []
     for model in models.values():
         fills = None if model.role is None else model.role.fills
         if fills == "ref_logp":
             batch = batch.add(ref_logp=logp_pass(model.policy, prompts, batch, loop))
-        elif fills == "value" and "old_value" in named:
-            batch = batch.add(old_value=value_pass(model, prompts, batch, loop))
+        elif fills == "value" and named & {"old_value", "old_values"}:
+            critics.append(value_pass(model, prompts, batch, loop))
         elif fills == "model_reward":
             rewards.append(at_last(value_pass(model, prompts, batch, loop, after=True), token_counts(batch)))
         elif fills == "step_reward":
@@ -91,6 +92,10 @@ def add_models(form: Train, models: Mapping[str, Model], batch: Batch, prompts: 
             batch = batch.add(step_reward=at_step_ends(scores, batch["step"]))
     if rewards:
         batch = batch.add(model_reward=torch.stack(rewards, dim=1))
+    if len(critics) == 1 and "old_value" in named:
+        batch = batch.add(old_value=critics[0])
+    if len(critics) > 1 or (critics and "old_values" in named):
+        batch = batch.add(old_values=torch.stack(critics, dim=2))
     if arithmetic.needs_old_pass(form):
         batch = batch.add(old_logp=logp_pass(models["policy"].policy, prompts, batch, loop))
     return batch
@@ -147,9 +152,9 @@ def _reward_logs(batch: Batch) -> Logs:
 def available(form: Train) -> frozenset[str]:
     """Columns that exist by the time of the reward whatever the task: the engine's, the form's own parts'."""
     found = {"tokens", "mask", "group", "key", "turn", "engine_logp", "truncated", "old_logp", "logp", "entropy"}
-    found |= {"reward", "reward_parts", "advantage", "target", *form.segment, "keep", "shift"}
+    found |= {"reward", "reward_parts", "advantage", "target", *form.segment, "keep", "shift", *COSTLY}
     for role in form.roles.values():
-        found |= {role.fills, "old_value"} if role.fills == "value" else {role.fills}
+        found |= {role.fills, "old_value", "old_values"} if role.fills == "value" else {role.fills}
     for stage in (form.score, form.probe):
         for member in members(stage):
             found |= set(spec_of(member).fills)

@@ -7,6 +7,7 @@ from truegain.methods.objective._carried_ratio import carried_ratio as carried_r
 from truegain.methods.objective._corrected_kl_to_reference import corrected_kl_to_reference as corrected_kl_to_reference
 from truegain.methods.objective._coverage import coverage as coverage
 from truegain.methods.objective._credited_mean import credited_mean as credited_mean
+from truegain.methods.objective._curvature_gate import curvature_gate as curvature_gate
 from truegain.methods.objective._decoupled_contrast import decoupled_contrast as decoupled_contrast
 from truegain.methods.objective._entropy_bonus import entropy_bonus as entropy_bonus
 from truegain.methods.objective._entropy_gated_kl import entropy_gated_kl as entropy_gated_kl
