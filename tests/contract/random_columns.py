@@ -150,7 +150,7 @@ def _by_schema(name: str, s: Shape, sizes: dict[str, int]) -> Tensor:
 
 def facts(tokens: int) -> dict[str, Any]:
     """The loop facts."""
-    return {"progress": 0.25, "step_index": 3, "max_tokens": tokens, "lr": 1e-3, "head_moments": None}
+    return {"progress": 0.25, "step_index": 3, "max_tokens": tokens, "step_size": 1e-3, "head_moments": None}
 
 
 def changed(batch: Batch, **columns: Tensor) -> Batch:

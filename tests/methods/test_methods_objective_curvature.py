@@ -49,7 +49,7 @@ def columns(seed: int, rows: int = 3, width: int = 4, vocabulary: int = 5, size:
 
 
 def foreseen(found: dict[str, Tensor], **knobs: Any) -> tuple[Tensor, Tensor, Tensor]:
-    knobs = {"lr": 0.3, "head_moments": None, "direction": "gradient", **knobs}
+    knobs = {"step_size": 0.3, "head_moments": None, "direction": "gradient", **knobs}
     keep, logs = curvature_gate(**found, **knobs)  # pyright: ignore[reportArgumentType]
     return keep, logs["truegain/objective_shift"], logs["truegain/policy_shift"]
 
@@ -109,11 +109,11 @@ def test_a_worked_example() -> None:
         "advantage": torch.ones(1, 1, dtype=torch.float64),
         "mask": torch.ones(1, 1, dtype=torch.bool),
     }
-    keep, on_objective, on_policy = foreseen(found, lr=0.1, policy_limit=0.0012, objective_limit=0.05)
+    keep, on_objective, on_policy = foreseen(found, step_size=0.1, policy_limit=0.0012, objective_limit=0.05)
     assert float(on_objective) == pytest.approx(0.047490625) and float(on_policy) == pytest.approx(0.001128125)
     assert keep.tolist() == [[1.0]]
-    assert foreseen(found, lr=0.1, policy_limit=0.0011, objective_limit=0.05)[0].tolist() == [[0.0]]
-    assert foreseen(found, lr=0.1, policy_limit=0.0012, objective_limit=0.047)[0].tolist() == [[0.0]]
+    assert foreseen(found, step_size=0.1, policy_limit=0.0011, objective_limit=0.05)[0].tolist() == [[0.0]]
+    assert foreseen(found, step_size=0.1, policy_limit=0.0012, objective_limit=0.047)[0].tolist() == [[0.0]]
 
 
 @settings(max_examples=25, deadline=None)
@@ -136,7 +136,7 @@ def test_the_first_order_term_is_the_product_of_the_tokens_gradient_and_the_upda
     pi = torch.zeros(5, dtype=torch.float64).scatter(0, found["top_ids"][0, 0], found["top_logp"][0, 0].exp())
     v = torch.nn.functional.one_hot(found["tokens"][0, 0], 5) - pi
     size = float(found["advantage"] ** 2 * (v @ v) * (found["hidden"] ** 2).sum())
-    assert float(foreseen(found, lr=1e-7)[1]) == pytest.approx(1e-7 * size, rel=1e-4)
+    assert float(foreseen(found, step_size=1e-7)[1]) == pytest.approx(1e-7 * size, rel=1e-4)
 
 
 @settings(max_examples=25, deadline=None)
@@ -152,7 +152,7 @@ def test_both_numbers_are_those_of_the_real_policy_after_the_update(seed: int) -
     v = torch.nn.functional.one_hot(tokens, 5) - old.exp()
     update = (advantage[:, None] * v).T @ hidden / 6
     lr = 1e-3
-    _, logs = curvature_gate(*found, lr=lr, head_moments=None, direction="gradient")
+    _, logs = curvature_gate(*found, step_size=lr, head_moments=None, direction="gradient")
     new = (hidden @ (weight + lr * update).T).log_softmax(-1)
     at = torch.arange(6)
     ratio = (new - old)[at, tokens].exp()
@@ -170,7 +170,7 @@ def test_both_numbers_are_those_of_the_real_policy_after_the_update(seed: int) -
 def test_without_limits_every_token_is_kept(seed: int, per: Any) -> None:
     found = columns(seed)
     for limit in (0.0, math.inf):
-        keep, _, on_policy = foreseen(found, lr=50.0, policy_limit=limit, objective_limit=limit, per=per)
+        keep, _, on_policy = foreseen(found, step_size=50.0, policy_limit=limit, objective_limit=limit, per=per)
         assert torch.equal(keep, found["mask"].double()) and (on_policy >= 0).all()
 
 
@@ -279,4 +279,4 @@ def test_only_a_weight_may_name_a_costly_column() -> None:
 def test_a_host_without_the_optimisers_moments_is_refused_by_name() -> None:
     found = columns(1)
     with pytest.raises(WiringError, match="loop fact 'head_moments', which this host does not offer"):
-        call(curvature_gate, found, {"lr": 0.1})
+        call(curvature_gate, found, {"step_size": 0.1})

@@ -47,7 +47,7 @@ def _final(form: Train, lr: float, seed: int) -> tuple[float, float]:
         )
         state = optimiser.state.get(weight)
         moments = Moments(state["exp_avg"], state["exp_avg_sq"], int(state["step"]), 0.9, 0.99) if state else None
-        step = step_on(form, batch, lr=lr, head_moments=moments)
+        step = step_on(form, batch, step_size=lr, head_moments=moments)
         optimiser.zero_grad()
         loss = arithmetic.loss_of(form, step, torch.arange(rows), {"logp": chosen}, {})[0]
         loss.backward()

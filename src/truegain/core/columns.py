@@ -122,7 +122,7 @@ FACTS: dict[str, str] = {
     "progress": "share of the run that is done, 0 to 1",
     "step_index": "number of the current optimisation step, from 0",
     "max_tokens": "the completion's token limit",
-    "lr": "learning rate of the current optimiser step",
+    "step_size": "learning rate of the current optimiser step",
     "head_moments": "Adam's `Moments` of the policy's unembedding; None before its first step or where it is frozen",
 }
 """Loop facts: keyword-only parameters with these names are filled by the loop, not by the user."""

@@ -76,7 +76,7 @@ def facts_of(form: Train, step: int) -> dict[str, Any]:
         "progress": step / max(form.loop.steps, 1),
         "step_index": step,
         "max_tokens": form.loop.max_tokens,
-        "lr": learning_rate(form.loop, step),
+        "step_size": learning_rate(form.loop, step),
     }
 
 

@@ -23,7 +23,7 @@ def curvature_gate(
     advantage: Float[Tensor, "B T"],
     mask: Bool[Tensor, "B T"],
     *,
-    lr: float,
+    step_size: float,
     head_moments: Moments | None,
     policy_limit: float = 1e-4,
     objective_limit: float = 1e-2,
@@ -35,7 +35,7 @@ def curvature_gate(
     """CAPO: 1 for tokens whose objective and policy the coming update would change little, else 0.
 
     The update is foreseen on the last layer alone. At a token a with hidden state h and probabilities pi, the gradient
-    of ``A log pi_a`` in the unembedding is ``g = A v h'`` with ``v = e_a - pi``. Along the update G, ``u = G h``:
+    of ``A log pi_a`` in the unembedding is ``g = A v h'`` with ``v = e_a - pi``. Along the update G, ``u = G h``, of size lr:
 
         m_H = lr A (v.u) + lr^2/2 A [(v.u)^2 - Var_pi(u)]      change of A pi_new(a) / pi(a), to second order
         m_F = lr^2/2 (v.u)^2                                   change of log pi_a, squared: the Fisher form
@@ -60,7 +60,7 @@ def curvature_gate(
     >>> pi, h = torch.tensor([[[0.5, 0.3, 0.2]]]), torch.tensor([[[1.0, 0.5]]])
     >>> one, ids = torch.ones(1, 1), torch.arange(3)[None, None]
     >>> at = (torch.zeros(1, 1, dtype=torch.long), h, ids, pi.log(), one, one > 0)
-    >>> keep, logs = curvature_gate(*at, lr=0.1, head_moments=None, direction="gradient", objective_limit=0.0)
+    >>> keep, logs = curvature_gate(*at, step_size=0.1, head_moments=None, direction="gradient", objective_limit=0.0)
     >>> keep, logs["truegain/policy_shift"].round(decimals=4), logs["truegain/objective_shift"].round(decimals=4)
     (tensor([[0.]]), tensor([[0.0011]]), tensor([[0.0475]]))
     """
@@ -81,7 +81,7 @@ def curvature_gate(
             update = gain
         else:
             update = first_step(gain) if head_moments is None else head_moments.ascent(gain, places[0])
-        on_objective[mask], on_policy[mask] = _shifts(*columns, lr, update, *places[1:])
+        on_objective[mask], on_policy[mask] = _shifts(*columns, step_size, update, *places[1:])
     if per != "token":
         on_objective, on_policy = (_averaged(x, mask, per) for x in (on_objective, on_policy))
     size = on_objective if one_sided else on_objective.abs()
