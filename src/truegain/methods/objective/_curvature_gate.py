@@ -35,7 +35,8 @@ def curvature_gate(
     """CAPO: 1 for tokens whose objective and policy the coming update would change little, else 0.
 
     The update is foreseen on the last layer alone. At a token a with hidden state h and probabilities pi, the gradient
-    of ``A log pi_a`` in the unembedding is ``g = A v h'`` with ``v = e_a - pi``. Along the update G, ``u = G h``, of size lr:
+    of ``A log pi_a`` in the unembedding is ``g = A v h'`` with ``v = e_a - pi``. Along the update G, at the learning
+    rate lr (the fact ``step_size``), with ``u = G h``:
 
         m_H = lr A (v.u) + lr^2/2 A [(v.u)^2 - Var_pi(u)]      change of A pi_new(a) / pi(a), to second order
         m_F = lr^2/2 (v.u)^2                                   change of log pi_a, squared: the Fisher form
