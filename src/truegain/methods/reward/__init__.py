@@ -1,5 +1,6 @@
 """Reward components: columns -> one named reward per rollout. Higher is better."""
 
+from truegain.methods.reward._blend_study import blend_study as blend_study
 from truegain.methods.reward._discount_likely import discount_likely as discount_likely
 from truegain.methods.reward._extreme_ranks import extreme_ranks as extreme_ranks
 from truegain.methods.reward._judged_steps import judged_steps as judged_steps
