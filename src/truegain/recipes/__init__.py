@@ -1,7 +1,5 @@
 """One file per published system: a composition, nothing else. Importing this package registers them all."""
 
-    direct_behaviour_specification as direct_behaviour_specification,
-)
 from truegain.recipes.ace import ace as ace
 from truegain.recipes.adora import adora as adora
 from truegain.recipes.arlcp import arlcp as arlcp
@@ -16,6 +14,8 @@ from truegain.recipes.dapo import dapo as dapo
 from truegain.recipes.dco_limit_confidence import dco_limit_confidence as dco_limit_confidence
 from truegain.recipes.decs import decs as decs
 from truegain.recipes.direct_behaviour_specification import (
+    direct_behaviour_specification as direct_behaviour_specification,
+)
 from truegain.recipes.dler import dler as dler
 from truegain.recipes.dr_grpo import dr_grpo as dr_grpo
 from truegain.recipes.drpo import drpo as drpo

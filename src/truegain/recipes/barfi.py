@@ -15,8 +15,8 @@ from truegain.methods import reward
     cite="Gupta et al. 2023, Behavior alignment via reward function optimization",
     differs="a study on a small maze with known dynamics: returns, gradients and second derivatives are exact, not "
     "estimated from a buffer; the weights of the blend are three numbers, the same in every state; they start at the "
-    "plain sum; the policy goes on from where it was instead of anew; the discount has no price (`price`, paper: chosen "
-    "per environment); decay 0.01 suits returns of at most 1 (what is recalled of the paper: 0.25)",
+    "plain sum; the policy goes on from where it was instead of anew; the discount has no price (`price`, paper: "
+    "chosen per environment); decay 0.01 suits returns of at most 1 (what is recalled of the paper: 0.25)",
 )
 def barfi(
     learn: bool = True,
@@ -28,7 +28,7 @@ def barfi(
     decay: float = 0.01,
     price: float = 0.0,
 ) -> Study:
-    """A blend of the true reward and a heuristic, with its discount, is moved so that the trained policy's return grows.
+    """A blend of the true reward and a heuristic is moved so that the true return of the policy trained on it grows.
 
     ``learn=False`` is the plain sum of both. ``helpful`` chooses a heuristic that leads to the goal instead of astray.
     The other knobs are those of `reward.blend_study`, which says what is returned.

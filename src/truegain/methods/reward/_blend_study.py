@@ -82,8 +82,8 @@ def blend_study(
     The inner policy climbs ``E[sum_t grad log pi * sum_k>=t gamma_phi^(k-t) r_phi] - decay * theta`` on the blend
     ``r_phi = phi_1 + phi_2 * primary + phi_3 * heuristic``, for ``inner_steps`` steps at ``inner_rate`` from where it
     was. Then phi and the discount take a step of Adam at ``outer_rate`` on the true return ``J`` less ``price *
-    gamma_phi``, through the point where the inner one rests (`hypergradient`, with ``solver`` and ``terms``). phi starts
-    at (0, 1, 1), the discount at ``gamma``. ``learn=False`` leaves both there: the plain sum of rewards.
+    gamma_phi``, through the point where the inner one rests (`hypergradient`, with ``solver`` and ``terms``). phi
+    starts at (0, 1, 1), the discount at ``gamma``. ``learn=False`` leaves both there: the plain sum of rewards.
 
     Everything is exact, on the maze of ``seed``. Returns ``share`` (the true return over the best one's), ``early``
     (the same after a fifth of the outer steps), ``weights`` (phi) and ``discount`` at the end. Raises SettingError for
