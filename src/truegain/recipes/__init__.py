@@ -38,6 +38,8 @@ from truegain.recipes.p2s import p2s as p2s
 from truegain.recipes.pav import pav as pav
 from truegain.recipes.pf_ppo import pf_ppo as pf_ppo
 from truegain.recipes.ppo import ppo as ppo
+from truegain.recipes.ppo_m_ppo_c import ppo_m_ppo_c as ppo_m_ppo_c
+from truegain.recipes.ppo_m_ppo_c import ppo_m_reward_model as ppo_m_reward_model
 from truegain.recipes.prof import prof as prof
 from truegain.recipes.pure import pure as pure
 from truegain.recipes.r3l import r3l as r3l
