@@ -35,6 +35,7 @@ from truegain.recipes.mhpo import mhpo as mhpo
 from truegain.recipes.nsr_wreinforce import nsr_wreinforce as nsr_wreinforce
 from truegain.recipes.one_shot_rlvr import one_shot_rlvr as one_shot_rlvr
 from truegain.recipes.p2s import p2s as p2s
+from truegain.recipes.parl import parl as parl
 from truegain.recipes.pav import pav as pav
 from truegain.recipes.pf_ppo import pf_ppo as pf_ppo
 from truegain.recipes.ppo import ppo as ppo

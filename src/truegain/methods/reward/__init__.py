@@ -5,6 +5,8 @@ from truegain.methods.reward._carry import carry as carry
 from truegain.methods.reward._confidence_pairs import confidence_pairs as confidence_pairs
 from truegain.methods.reward._discount_likely import discount_likely as discount_likely
 from truegain.methods.reward._extreme_ranks import extreme_ranks as extreme_ranks
+from truegain.methods.reward._implicit import Solver as Solver
+from truegain.methods.reward._implicit import hypergradient as hypergradient
 from truegain.methods.reward._judged_steps import judged_steps as judged_steps
 from truegain.methods.reward._known_reference import known_reference as known_reference
 from truegain.methods.reward._log_sigmoid import log_sigmoid as log_sigmoid
@@ -13,6 +15,7 @@ from truegain.methods.reward._match_calls import match_calls as match_calls
 from truegain.methods.reward._multipliers import multipliers as multipliers
 from truegain.methods.reward._nonzero_reward import nonzero_reward as nonzero_reward
 from truegain.methods.reward._outcome import outcome as outcome
+from truegain.methods.reward._preference_study import preference_study as preference_study
 from truegain.methods.reward._random_reward import random_reward as random_reward
 from truegain.methods.reward._reference_kl import reference_kl as reference_kl
 from truegain.methods.reward._reference_quantile import reference_quantile as reference_quantile

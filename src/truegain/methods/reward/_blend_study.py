@@ -111,7 +111,7 @@ def blend_study(
         shares.append(float(process.value(theta, world.primary, gamma)) / best)
         if learn:
             phi.grad = hypergradient(outer, field, theta, phi, solver=solver, terms=terms, rate=inner_rate)
-            optimiser.step()
+            optimiser.step()  # pyright: ignore[reportUnknownMemberType]
     weights = phi.detach()
     return {
         "share": shares[-1],

@@ -6,8 +6,8 @@ there). For an outer ``J(theta(phi), phi)``: ``dJ/dphi = d_phi J - (d_theta J)^T
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Literal
+from collections.abc import Callable, Sequence
+from typing import Literal, cast
 
 import torch
 from torch import Tensor
@@ -50,20 +50,18 @@ def hypergradient(
         raise SettingError(f"hypergradient: solver={solver!r}; it is direct, neumann, cg or none")
     at, knob = theta.detach().clone().requires_grad_(), phi.detach().clone().requires_grad_()
     value = outer(at, knob)
-    pull, own = torch.autograd.grad(value, (at, knob), allow_unused=True)
-    direct = torch.zeros_like(phi) if own is None else own
-    if solver == "none" or pull is None:
-        return direct
+    pull, own = _grads(value, (at, knob))
+    if solver == "none":
+        return own
     force = field(at, knob)
 
     def transposed(vector: Tensor) -> Tensor:
         """``H^T v``."""
-        (found,) = torch.autograd.grad(force, at, vector, retain_graph=True, allow_unused=True)
-        return torch.zeros_like(at) if found is None else found
+        return _grads(force, (at,), vector)[0]
 
     if solver == "direct":
         rows = torch.stack([transposed(unit) for unit in torch.eye(len(at), dtype=at.dtype)], dim=1)
-        u = torch.linalg.solve(-rows, pull)
+        u = cast(Tensor, torch.linalg.solve(-rows, pull))  # pyright: ignore[reportUnknownMemberType]
     elif solver == "neumann":
         term, u = rate * pull, rate * pull
         for _ in range(terms):
@@ -71,8 +69,13 @@ def hypergradient(
             u = u + term
     else:
         u = _conjugate(lambda vector: -transposed(vector), pull, terms)
-    (through,) = torch.autograd.grad(force, knob, u, allow_unused=True)
-    return direct if through is None else direct + through
+    return own + _grads(force, (knob,), u)[0]
+
+
+def _grads(of: Tensor, to: Sequence[Tensor], vector: Tensor | None = None) -> list[Tensor]:
+    """``vector^T d of / d to`` for each of ``to``; zeros where there is no path."""
+    found = torch.autograd.grad(of, list(to), vector, retain_graph=True, allow_unused=True, materialize_grads=True)
+    return list(found)
 
 
 def _conjugate(matrix: Callable[[Tensor], Tensor], wanted: Tensor, steps: int) -> Tensor:
@@ -83,6 +86,8 @@ def _conjugate(matrix: Callable[[Tensor], Tensor], wanted: Tensor, steps: int) -
         if float(size) < 1e-24:
             break
         along = matrix(direction)
+        if float(direction @ along) <= 0:
+            break  # H is not below 0 here: what was found so far stands
         step = size / (direction @ along)
         u, left = u + step * direction, left - step * along
         size, before = left @ left, size
