@@ -10,9 +10,9 @@ from truegain.recipes.parl import parl
 
 def _one_seed(seed: int) -> Mapping[str, float]:
     arms: dict[str, float] = {}
-    # Each seed draws three processes, as one says little of the number of labels.
+    # Each seed draws two processes, as one says little of the number of labels.
     for name, solver in (("fitted round by round", "none"), ("parl", "direct")):
-        records = [parl(solver=solver, seed=100 * seed + n).function() for n in range(3)]
+        records = [parl(solver=solver, seed=100 * seed + n).function() for n in range(2)]
         for key in ("labels", "share", "reached"):
             arms[f"{name}: {key}"] = sum(record[key] for record in records) / len(records)
     return arms

@@ -22,18 +22,20 @@ class Maze:
     heuristic: Tensor
 
 
-def maze(seed: int, *, side: int = 5, steps: int = 20, slip: float = 0.1, helpful: bool = False) -> Maze:
-    """From the middle to a corner of a ``side`` x ``side`` grid, which pays 1 on entry and ends the episode.
+def maze(seed: int, *, side: int = 5, steps: int = 20, slip: float | None = None, helpful: bool = False) -> Maze:
+    """From near the middle to a corner of a ``side`` x ``side`` grid, which pays 1 on entry and ends the episode.
 
-    With chance ``slip`` a move goes anywhere. The heuristic pays 0.5 for each step nearer to a corner: the right one
-    (``helpful``), or one that neighbours it. Which corners these are depends on the seed.
+    With chance ``slip`` a move goes anywhere. The heuristic pays for each step nearer to a corner: the right one
+    (``helpful``), or one that neighbours it. The seed decides which corners these are, what a step pays (0.25 to 0.75),
+    from which of the nine middle cells it starts, and a slip that is not given (0 to 0.2).
     """
     rng = torch.Generator().manual_seed(seed)
     corners = [(0, 0), (0, side - 1), (side - 1, side - 1), (side - 1, 0)]
     at = int(torch.randint(4, (), generator=rng))
     goal = corners[at]
     named = goal if helpful else corners[(at + 1 + 2 * int(torch.randint(2, (), generator=rng))) % 4]
-    size = side * side
+    pay, drawn = (0.25 + 0.5 * torch.rand(1, generator=rng)).item(), 0.2 * torch.rand(1, generator=rng).item()
+    slip, size = drawn if slip is None else slip, side * side
     move, primary = torch.zeros(size, 4, size, dtype=torch.float64), torch.zeros(size, 4, dtype=torch.float64)
     heuristic = torch.zeros(size, 4, dtype=torch.float64)
     for s in range(size):
@@ -44,13 +46,14 @@ def maze(seed: int, *, side: int = 5, steps: int = 20, slip: float = 0.1, helpfu
                 chance = slip / 4 + (1 - slip) * (a == b)
                 nearer = abs(row - named[0]) + abs(column - named[1]) - abs(x - named[0]) - abs(y - named[1])
                 # Only a step nearer pays, and one away costs nothing: a potential would leave the best policy as it is.
-                heuristic[s, a] += 0.5 * chance * max(nearer, 0)
+                heuristic[s, a] += pay * chance * max(nearer, 0)
                 if (x, y) == goal:
                     primary[s, a] += chance
                 else:
                     move[s, a, x * side + y] += chance
     start = torch.zeros(size, dtype=torch.float64)
-    start[(side // 2) * side + side // 2] = 1.0
+    beside = torch.randint(-1, 2, (2,), generator=rng) if side > 4 else torch.zeros(2, dtype=torch.long)
+    start[(side // 2 + int(beside[0])) * side + side // 2 + int(beside[1])] = 1.0
     return Maze(Process(start, move, steps), primary, heuristic)
 
 

@@ -102,7 +102,7 @@ def preference_study(
 
     theta = torch.zeros(gold.numel(), dtype=torch.float64)
     low = float(process.value(theta, gold, 1.0))
-    best = settle(field, theta, gold.reshape(-1), steps=2000, rate=inner_rate)
+    best = settle(field, theta, gold.reshape(-1), steps=300, rate=inner_rate)
     high = float(process.value(best, gold, 1.0))
     nu = torch.zeros_like(theta).requires_grad_()
     optimiser = torch.optim.Adam([nu], lr=outer_rate)
