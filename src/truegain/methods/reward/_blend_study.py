@@ -32,8 +32,8 @@ def maze(seed: int, *, side: int = 5, steps: int = 20, slip: float | None = None
     rng = torch.Generator().manual_seed(seed)
     corners = [(0, 0), (0, side - 1), (side - 1, side - 1), (side - 1, 0)]
     at = int(torch.randint(4, (), generator=rng))
-    goal = corners[at]
-    named = goal if helpful else corners[(at + 1 + 2 * int(torch.randint(2, (), generator=rng))) % 4]
+    astray = (at + 1 + 2 * int(torch.randint(2, (), generator=rng))) % 4
+    goal, named = corners[at], corners[at if helpful else astray]
     pay, drawn = (0.25 + 0.5 * torch.rand(1, generator=rng)).item(), 0.2 * torch.rand(1, generator=rng).item()
     slip, size = drawn if slip is None else slip, side * side
     move, primary = torch.zeros(size, 4, size, dtype=torch.float64), torch.zeros(size, 4, dtype=torch.float64)
