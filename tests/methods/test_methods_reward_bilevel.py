@@ -234,7 +234,8 @@ def test_the_blend_beats_the_plain_sum_under_a_misleading_heuristic_and_repeats_
     theirs = barfi(learn=False, **knobs).function()
     assert ours == again and ours["share"] > theirs["share"]
     assert theirs["weights"] == [0.0, 1.0, 1.0] and ours["weights"][2] < 1.0
-    for bad in ({"outer_steps": 0}, {"inner_steps": 0}, {"terms": -1}):
+    wrong: list[dict[str, Any]] = [{"outer_steps": 0}, {"inner_steps": 0}, {"terms": -1}]
+    for bad in wrong:
         with pytest.raises(SettingError, match="blend_study"):
             blend_study(**bad)
 
@@ -245,6 +246,7 @@ def test_a_reward_is_learned_from_labels(solver: Any) -> None:
     assert record["share"] > 0.2 and record["labels"] <= 12 * 16
     assert record == parl(solver=solver, seed=1, rounds=12, pairs=16).function()
     assert math.isfinite(record["labels"])
-    for bad in ({"pairs": 0}, {"temperature": 0.0}):
+    wrong: list[dict[str, Any]] = [{"pairs": 0}, {"temperature": 0.0}]
+    for bad in wrong:
         with pytest.raises(SettingError, match="preference_study"):
             preference_study(**bad)

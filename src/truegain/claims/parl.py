@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from truegain.claims.claim import Claim
+from truegain.methods.reward import Solver
 from truegain.recipes.parl import parl
+
+SOLVERS: Mapping[str, Solver] = {"fitted round by round": "none", "parl": "direct"}
 
 
 def _one_seed(seed: int) -> Mapping[str, float]:
     arms: dict[str, float] = {}
     # Each seed draws two processes, as one says little of the number of labels.
-    for name, solver in (("fitted round by round", "none"), ("parl", "direct")):
+    for name, solver in SOLVERS.items():
         records = [parl(solver=solver, seed=100 * seed + n).function() for n in range(2)]
         for key in ("labels", "share", "reached"):
             arms[f"{name}: {key}"] = sum(record[key] for record in records) / len(records)
