@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from truegain.core.errors import DataError, WiringError
-from truegain.core.forms import Fit, Loop, Role, Train
+from truegain.core.component import knobs_of, spec_of
+from truegain.core.errors import DataError, WiringError, nearest
+from truegain.core.forms import Fit, Loop, Role, Train, members
 from truegain.core.moments import Moments
 from truegain.core.types import Engine
 from truegain.policy.heads import ScalarHead, members_of
@@ -132,6 +133,14 @@ def check_roles(form: Train) -> None:
             raise WiringError(f"role {name!r} {'is trained by a term' if trained else 'has no term'}: {mend}")
         if trained and role.fills != "value":
             raise WiringError(f"role {name!r}: only a role that fills 'value' can be trained in the online loop")
+    for member in (*members(form.resample), *members(form.probe)):
+        drawn = knobs_of(member).get("role", "policy")
+        if drawn not in ("policy", *form.roles):
+            near, has = nearest(drawn, set(form.roles)), ", ".join(("policy", *form.roles))
+            raise WiringError(
+                f"{spec_of(member).full_name} draws from role {drawn!r}{near}, which the form "
+                f"does not have; it has {has}"
+            )
 
 
 def _by_member(roles: Mapping[str, Role]) -> Iterator[tuple[str, Role]]:
