@@ -41,7 +41,9 @@ def rows_of(effects: tuple[float, ...]) -> list[dict[str, Any]]:
 
 def test_every_seed_is_run_and_the_record_holds_their_numbers_and_the_interval() -> None:
     *rows, record = run(claim())
+    took = [row.pop("seconds") for row in rows]
     assert [row["seed"] for row in rows] == [0, 1, 2, 3, 4] and record["rows"] == rows
+    assert record["seconds"] == round(sum(took), 1)
     assert rows[1]["arms"] == {"ours": 0.85, "theirs": 0.5} and rows[1]["effect"] == pytest.approx(0.35)
     assert record["effect"]["mean"] == pytest.approx(0.4)
     assert (record["effect"]["low"], record["effect"]["high"]) == pytest.approx((LOW, HIGH), abs=1e-6)
@@ -51,6 +53,14 @@ def test_every_seed_is_run_and_the_record_holds_their_numbers_and_the_interval()
     assert {"python", "truegain", "torch", "transformers"} <= record["versions"].keys()
     assert record["seconds"] >= 0
     json.dumps(record, allow_nan=False)
+
+
+def test_seeds_that_were_run_before_are_not_run_again_and_the_record_is_the_same() -> None:
+    *rows, whole = run(claim())
+    had = [{name: value for name, value in row.items() if name != "seconds"} for row in (rows[3], rows[0])]
+    *more, record = run(claim(), had, 2.5)
+    assert [row["seed"] for row in more] == [1, 2, 4]
+    assert {**record, "seconds": 0} == {**whole, "seconds": 0} and record["seconds"] >= 2.5
 
 
 @pytest.mark.parametrize(("threshold", "verdict"), [(LOW - 1e-4, "reproduced"), (LOW + 1e-4, "not reproduced")])

@@ -125,28 +125,79 @@ def test_claims_lists_the_committed_records_by_name(
     assert "lacks 'paper'" in capsys.readouterr().err
 
 
+def toy_claim(name: str, seen: list[tuple[str, int]], dies_at: tuple[str, int] | None = None) -> Any:
+    from truegain.claims import Claim
+
+    def one_seed(seed: int) -> dict[str, float]:
+        print("noise")
+        if (name, seed) == dies_at:
+            raise KeyboardInterrupt
+        seen.append((name, seed))
+        return {"ours": 0.25 + seed / 100, "theirs": 0.0}
+
+    return Claim(
+        name=name, system="grpo", states="Ours beats theirs.", unit="points", one_seed=one_seed,
+        effect=lambda arms: arms["ours"] - arms["theirs"], threshold=0.5,
+    )  # fmt: skip
+
+
+def claims_in(folder: Path, monkeypatch: pytest.MonkeyPatch, *toys: Any) -> None:
+    """Let the claims be ``toys``, their records and their sweep lie in ``folder``."""
+    from truegain import claims as room
+    from truegain.claims.claim import write_record
+
+    monkeypatch.setattr(room, "write_record", lambda record: write_record(record, folder))
+    monkeypatch.setattr(room, "CLAIMS", {toy.name: toy for toy in toys})
+    monkeypatch.setattr(claims, "folder", lambda: folder)
+    monkeypatch.chdir(folder)
+
+
 def test_claims_run_writes_the_record_that_claims_shows(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    from truegain import claims as room
-
-    def run(claim: str) -> Any:
-        print("noise")
-        yield {"seed": 0, "arms": {}, "effect": 0.25}
-        effect = {"mean": 0.25, "low": 0.2, "high": 0.3}
-        yield {"name": claim, "paper": "arXiv:1", "seeds": 1, "verdict": "not reproduced", "effect": effect}
-
-    write = room.write_record
-    monkeypatch.setattr(room, "run", run)
-    monkeypatch.setattr(room, "write_record", lambda record: write(record, tmp_path))
-    monkeypatch.setattr(room, "CLAIMS", {"x": "x"})
-    monkeypatch.setattr(claims, "folder", lambda: tmp_path)
+    seen: list[tuple[str, int]] = []
+    claims_in(tmp_path, monkeypatch, toy_claim("x", seen))
     found = printed(capsys, "claims", "run", "x", "--json")
     assert printed(capsys, "claims", "--json") == [found]
     assert main(["claims", "run", "--all"]) == 0
-    assert "x: not reproduced, effect 0.250 (0.200 to 0.300) over 1 seeds" in capsys.readouterr().out
+    assert "x: not reproduced, effect 0.270 (0.250 to 0.290) over 5 seeds" in capsys.readouterr().out
     assert main(["claims", "run", "y"]) == 2
     assert "there are: x" in capsys.readouterr().err
+    assert main(["claims"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "0.27 (0.25 to 0.29) points, above" in said and "0 of 1 reproduced" in said
+
+
+def test_an_interrupted_sweep_goes_on_at_the_seed_where_it_stopped_and_ends_with_the_same_records(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    seen: list[tuple[str, int]] = []
+    claims_in(tmp_path, monkeypatch, toy_claim("a", seen), toy_claim("b", seen, dies_at=("b", 3)))
+    assert main(["claims", "run", "--all"]) == 130
+    claims_in(tmp_path, monkeypatch, toy_claim("a", seen), toy_claim("b", seen))
+    capsys.readouterr()
+    assert main(["claims", "run", "--all"]) == 0
+    assert "going on: 1 of 2 claims" in capsys.readouterr().err
+    assert seen == [(name, seed) for name in "ab" for seed in range(5)], "no seed is run twice, none is left out"
+    records = printed(capsys, "claims", "--json")
+    assert [r["rows"] for r in records] == [records[0]["rows"]] * 2 and len(records[0]["rows"]) == 5
+    assert main(["claims", "run", "--all"]) == 0
+    assert len(seen) == 20, "a sweep that came to its end is not gone on with"
+
+
+def test_a_sweep_of_other_sources_is_begun_anew(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from truegain.claims import sweep
+
+    seen: list[tuple[str, int]] = []
+    claims_in(tmp_path, monkeypatch, toy_claim("a", seen, dies_at=("a", 2)))
+    assert main(["claims", "run", "--all"]) == 130
+    claims_in(tmp_path, monkeypatch, toy_claim("a", seen))
+    monkeypatch.setattr(sweep, "sources", lambda: "other")
+    assert main(["claims", "run", "--all"]) == 0
+    assert "the sources changed" in capsys.readouterr().err
+    assert [seed for _, seed in seen] == [0, 1, 0, 1, 2, 3, 4]
 
 
 def test_doctor_looks_at_everything_and_fails_when_something_is_broken(

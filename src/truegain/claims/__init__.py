@@ -10,8 +10,9 @@ from importlib import import_module
 
 import truegain.recipes  # noqa: F401  (registers the systems that claims name)
 from truegain.claims.claim import Claim, read_records, run, write_record
+from truegain.claims.sweep import Sweep
 
 _MODULES = [import_module(f"{__name__}.{found.name}") for found in pkgutil.iter_modules(__path__)]
 CLAIMS: dict[str, Claim] = {module.CLAIM.name: module.CLAIM for module in _MODULES if hasattr(module, "CLAIM")}
 
-__all__ = ["CLAIMS", "Claim", "read_records", "run", "write_record"]
+__all__ = ["CLAIMS", "Claim", "Sweep", "read_records", "run", "write_record"]

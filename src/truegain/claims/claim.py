@@ -6,7 +6,7 @@ import json
 import math
 import platform
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -59,16 +59,21 @@ def verdict_of(claim: Claim, low: float, high: float) -> str:
     return "reproduced" if -claim.margin < low and high < claim.margin else "not reproduced"
 
 
-def run(claim: Claim) -> Iterator[dict[str, Any]]:
-    """Run every seed; yield ``{"seed", "arms", "effect"}`` for each, and the whole record last."""
+def run(claim: Claim, had: Sequence[Mapping[str, Any]] = (), seconds: float = 0.0) -> Iterator[dict[str, Any]]:
+    """Run every seed; yield ``{"seed", "arms", "effect", "seconds"}`` for each, and the whole record last.
+
+    ``had`` are rows of seeds that were run before, in ``seconds`` together: they are not run again.
+    """
     _system(claim)
-    began = time.perf_counter()
-    rows: list[dict[str, Any]] = []
-    for seed in range(claim.seeds):
+    rows = [dict(row) for row in had]
+    for seed in sorted(set(range(claim.seeds)) - {row["seed"] for row in rows}):
+        began = time.perf_counter()
         arms = dict(claim.one_seed(seed))
         rows.append({"seed": seed, "arms": arms, "effect": claim.effect(arms)})
-        yield rows[-1]
-    yield record_of(claim, rows, time.perf_counter() - began)
+        took = time.perf_counter() - began
+        seconds += took
+        yield {**rows[-1], "seconds": took}
+    yield record_of(claim, sorted(rows, key=lambda row: row["seed"]), seconds)
 
 
 def record_of(claim: Claim, rows: list[dict[str, Any]], seconds: float) -> dict[str, Any]:

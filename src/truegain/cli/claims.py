@@ -5,14 +5,14 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import json as jsonlib
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from truegain.cli.catalog import Json
-from truegain.cli.out import console, json_lines, print_json, printable
+from truegain.cli.out import console, json_lines, print_json, printable, say
 from truegain.cli.progress import progress
 from truegain.core.errors import DataError, SettingError, nearest
 
@@ -34,12 +34,31 @@ def claims(context: typer.Context, json: Json = False) -> None:
         return
     from rich.table import Table
 
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for key in ("name", "paper", "seeds", "verdict"):
-        table.add_column(key)
+    table = Table(box=None, pad_edge=False, header_style="bold", show_lines=False)
+    for key, wrap in (("claim", False), ("effect", True), ("verdict", True), ("s", False), ("what differs", True)):
+        table.add_column(key, no_wrap=not wrap, justify="right" if key == "s" else "left", ratio=_WIDTHS[key])
     for row in rows:
-        table.add_row(*(printable(str(row[key])) for key in ("name", "paper", "seeds", "verdict")))
+        seconds = f"{row['seconds']:.0f}" if isinstance(row.get("seconds"), int | float) else "-"
+        differs = str(row.get("differs") or "-")
+        table.add_row(*map(printable, (str(row["name"]), _effect(row), str(row["verdict"]), seconds, differs)))
     console().print(table if rows else "no claim has a record yet")
+    if rows:
+        good = sum(row["verdict"] == "reproduced" for row in rows)
+        console().print(f"{good} of {len(rows)} reproduced; `truegain claims --json` gives every seed and arm")
+
+
+_WIDTHS = {"claim": None, "effect": 4, "verdict": 2, "s": None, "what differs": 7}
+
+
+def _effect(row: Mapping[str, Any]) -> str:
+    """The effect with its interval, its unit, and what it was held to."""
+    e = row.get("effect")
+    if not isinstance(e, Mapping):
+        return "-"
+    said = f"{e['mean']:.3g} ({e['low']:.3g} to {e['high']:.3g}) {row.get('unit', '')}".rstrip()
+    if row.get("threshold") is not None:
+        return f"{said}, above {row['threshold']:g}?"
+    return f"{said}, within ±{row['margin']:g}?" if row.get("margin") is not None else said
 
 
 def folder() -> Path:
@@ -73,7 +92,7 @@ def run(
     every: Annotated[bool, typer.Option("--all", help="Run every claim.")] = False,
     json: Json = False,
 ) -> None:
-    """Run one claim, or all of them, and write their records."""
+    """Run one claim, or all of them, and write their records. Interrupted, `--all` goes on where it stopped."""
     if (name is None) == (not every):
         raise SettingError("claims run needs either the name of a claim or --all")
     with json_lines(json):
@@ -82,7 +101,7 @@ def run(
         if name is not None and name not in known:
             there = ", ".join(sorted(known)) or "none yet"
             raise SettingError(f"unknown claim {name!r}{nearest(name, set(known))}; there are: {there}")
-        found = [_record(room, one) for one in (sorted(known) if name is None else [name])]
+        found = _sweep(room) if name is None else [_record(room, known[name], room.run)]
     if json:
         print_json(found if name is None else found[0])
     else:
@@ -92,16 +111,30 @@ def run(
             console().print(printable(f"{row['name']}: {row['verdict']}, effect {span} over {row['seeds']} seeds"))
 
 
-def _record(room: Any, name: str) -> dict[str, Any]:
+def _sweep(room: Any) -> list[dict[str, Any]]:
+    """Run every claim that an interrupted sweep has not finished; its seeds are not run again."""
+    known: Mapping[str, Any] = room.CLAIMS
+    with room.Sweep() as sweep:
+        if sweep.fresh:
+            say("the sources changed since the interrupted sweep: all claims are run anew")
+        elif sweep.done:
+            say(f"going on: {len(sweep.done)} of {len(known)} claims were run before the sweep was interrupted")
+        for name in sorted(set(known) - sweep.done):
+            _record(room, known[name], sweep.run)
+            sweep.finished(known[name])
+        sweep.end()
+    return [row for row in records(folder()) if row["name"] in known]
+
+
+def _record(room: Any, claim: Any, run: Callable[[Any], Iterable[dict[str, Any]]]) -> dict[str, Any]:
     """Run a claim, telling of each seed, and write its record over the earlier one."""
     record: dict[str, Any] = {}
-    claim = room.CLAIMS[name]
-    with progress(name, getattr(claim, "seeds", None), "seeds") as shown:
-        for done, row in enumerate(room.run(claim), start=1):
+    with progress(claim.name, claim.seeds, "seeds") as shown:
+        for row in run(claim):
             if "verdict" in row:
                 record = row
             else:
-                shown.say(f"{name}: seed {row['seed']}, effect {row['effect']:.3f}")
-                shown.at(done)
-        shown.say(f"{name}: written to {room.write_record(record)}")
+                shown.say(f"{claim.name}: seed {row['seed']}, effect {row['effect']:.3f}")
+                shown.at(row["seed"] + 1)
+        shown.say(f"{claim.name}: written to {room.write_record(record)}")
     return record
