@@ -72,12 +72,15 @@ class Composition:
         )
         credited, lossy, weighed = policy_term(giver, credited=True), policy_term(loser), policy_term(weigher)
         assert credited and lossy and weighed
+        # Multipliers are one per named reward: who steers them says which rewards there are.
+        by_reward = any("reward_parts" in spec_of(m).inputs for m in members(steerer.fold))
         needs_shift = any("shift" in spec_of(m).inputs for m in members(weighed.weight))
         form = replace(
             giver,
             terms=(Term(credit=credited.credit, surrogate=lossy.surrogate, weight=weighed.weight),),
             plan=weigher.plan if needs_shift else steerer.plan,
             fold=steerer.fold,
+            reward=steerer.reward if by_reward else giver.reward,
             roles={},
             loop=SMALL,
         )
