@@ -27,9 +27,10 @@ ALLOWED: dict[str, set[str]] = {
     "train": BELOW_TRAIN,
     "recipes": {"core", "methods"},
     "claims": BELOW_TRAIN | {"train", "recipes", "methods"},
+    "audit": BELOW_TRAIN | {"train"},
     "report": {"core", "methods.evaluation"},
     "hosts": {"core", "runtime", "tasks", "policy", "rollout", "recipes", "methods.guard", "methods.evaluation"},
-    "cli": BELOW_TRAIN | {"train", "recipes", "claims", "report", "hosts", "methods"},
+    "cli": BELOW_TRAIN | {"train", "recipes", "claims", "audit", "report", "hosts", "methods"},
     "methods.*": {"core"},
 }
 

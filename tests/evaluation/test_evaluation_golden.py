@@ -349,3 +349,38 @@ def test_matched_are_the_wrong_answers_that_the_other_arm_sets_as_many_problems_
     b = (np.array([5.0, 5, 9]), np.array([1.0, 1, 1]), np.array([0, 1, 2]))
     got = ev.length_matched(*a, *b, strata=9)
     assert (got.wrong, got.matched) == (3, 2)
+
+
+def test_best_of_n_is_the_mean_over_all_subsets_with_ties_broken_at_random():
+    rng = np.random.default_rng(0)
+    proxy, gold = rng.integers(0, 4, (3, 7)).astype(float), rng.random((3, 7))
+    proxy[0, 2] = np.nan  # an abstention ranks below every number
+
+    def slow(p, g, n):
+        total, count = 0.0, 0
+        for subset in itertools.combinations(range(len(p)), n):
+            keys = [-math.inf if math.isnan(p[i]) else p[i] for i in subset]
+            best = [g[i] for i, key in zip(subset, keys, strict=True) if key == max(keys)]
+            total, count = total + sum(best) / len(best), count + 1
+        return total / count
+
+    for n in range(1, 8):
+        wanted = [slow(p, g, n) for p, g in zip(proxy, gold, strict=True)]
+        assert ev.best_of_n(proxy, gold, n=n) == pytest.approx(np.array(wanted))
+
+
+def test_best_of_one_is_the_mean_and_best_of_all_is_the_gold_of_the_top():
+    # by hand: ranks 1, 2, 3 of three completions are picked among two with probability 0, 1/3, 2/3
+    proxy, gold = np.array([[3.0, 1.0, 2.0]]), np.array([[0.0, 0.5, 1.0]])
+    assert ev.best_of_n(proxy, gold, n=1) == pytest.approx([0.5])
+    assert ev.best_of_n(proxy, gold, n=2) == pytest.approx([1 / 3])
+    assert ev.best_of_n(proxy, gold, n=3) == pytest.approx([0.0])
+
+
+def test_best_of_n_refuses_what_it_cannot_pick_among():
+    x = np.ones((2, 3))
+    for bad in (0, 4):
+        with pytest.raises(DataError, match="must lie between"):
+            ev.best_of_n(x, x, n=bad)
+    with pytest.raises(DataError, match="not finite"):
+        ev.best_of_n(x, np.full((2, 3), np.nan))

@@ -292,3 +292,11 @@ def test_gsm8k_answers_are_read_by_their_last_number_and_need_no_worker(tmp_path
         assert made.score(problem, rollout(problem, wrong)) == {"correct": 0.0, "answered": 1.0}
         assert made.final(problem, wrong) == "99"
     assert made._math is not None and made._math._workers is None
+
+
+def test_several_numbers_on_lines_of_their_own_are_no_product(check: MathCheck) -> None:
+    assert check.verdicts([("0", boxed("3\n0\n7")), ("6", boxed("2\n3")), ("6", boxed("\n6\n"))]) == [
+        "wrong",
+        "wrong",
+        "right",
+    ]

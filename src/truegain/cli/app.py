@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from truegain.cli import catalog, check, claims, doctor, evaluate, fit, reports, run, train
+from truegain.cli import audit, catalog, check, claims, doctor, evaluate, fit, reports, run, train
 
 app = typer.Typer(
     name="truegain",
@@ -22,6 +22,7 @@ app.command("run")(run.run)
 app.add_typer(fit.app, name="fit")
 app.command("eval")(evaluate.evaluate)
 app.command("sample")(evaluate.sample)
+app.command("audit")(audit.audit)
 app.command("check")(check.check)
 app.command("report")(reports.report)
 app.command("compare")(reports.compare)

@@ -23,9 +23,6 @@ _HEADLINES = {
 
 def render_page(data: Mapping[str, Any]) -> str:
     """The whole document from `truegain.report.build`'s data."""
-    css = files("truegain.report").joinpath("page.css").read_text(encoding="utf-8")
-    digest = base64.b64encode(hashlib.sha256(css.encode()).digest()).decode()
-    policy = f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
     body = "".join(
         part(data)
         for part in (
@@ -39,14 +36,21 @@ def render_page(data: Mapping[str, Any]) -> str:
             sections.recipe,
         )
     )
+    title = f"{_HEADLINES[data['verdict']][0]}: {data['run']['recipe']} on {data['run']['task']}"
+    return document(title, f"{body}{_footer(data)}")
+
+
+def document(title: str, body: str) -> str:
+    """A self-contained page without scripts around a body that is HTML; the title is plain text."""
+    css = files("truegain.report").joinpath("page.css").read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(css.encode()).digest()).decode()
+    policy = f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         '<meta name="color-scheme" content="light dark"><meta name="referrer" content="no-referrer">'
-        f"<title>{escape(_HEADLINES[data['verdict']][0])}: {escape(data['run']['recipe'])} on "
-        f"{escape(data['run']['task'])}</title><style>{css}</style></head>\n<body><main>{body}{_footer(data)}</main>"
-        "</body></html>\n"
+        f"<title>{escape(title)}</title><style>{css}</style></head>\n<body><main>{body}</main></body></html>\n"
     )
 
 

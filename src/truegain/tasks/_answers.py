@@ -12,7 +12,7 @@ from fractions import Fraction
 MAX_ANSWER = 2000
 _THOUSANDS = r"(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)"
 _PLAIN = re.compile(rf"[+-]?(?:{_THOUSANDS}(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]{{1,3}})?")
-_RATIO = re.compile(r"([+-]?[0-9]+)/([0-9]+)|([+-]?)\\frac\{([+-]?[0-9]+)\}\{([0-9]+)\}")
+_RATIO = re.compile(r"([+-]?[0-9]+)/([0-9]+)|([+-]?)\\frac(?:\{([+-]?[0-9]+)\}\{([0-9]+)\}| ?([0-9]) ?([0-9]))")
 _LAST = re.compile(rf"-?\$?(?:{_THOUSANDS}(?:\.[0-9]+)?|\.[0-9]+)")
 _WRAPPED = re.compile(r"\\(?:text|mathrm|textbf|mathbf)\{([^{}]*)\}")
 _MAX_NUMBER = 100
@@ -60,8 +60,8 @@ def same(left: str, right: str) -> bool:
     r"""Whether two answers are equal: as numbers where both are plain ones, else as normalised text.
 
     Plain numbers are decimals, with thousands marks or an exponent of at most three digits, ``a/b`` and
-    ``\frac{a}{b}``; a ``$`` before and a ``%`` after them are no part of the number. Normalised text has single
-    spaces, no case, no enclosing ``$``, no final full stop and no ``\text{}``.
+    ``\frac{a}{b}``, of single digits ``\frac12``; a ``$`` before and a ``%`` after them are no part of the number.
+    Normalised text has single spaces, no case, no enclosing ``$``, no final full stop and no ``\text{}``.
 
     >>> same("1,000", "$1000.00"), same("1/2", "0.5"), same("Paris.", "paris"), same("1,00", "100")
     (True, True, True, False)
@@ -95,7 +95,7 @@ def number(text: str) -> Fraction | None:
     ratio = _RATIO.fullmatch(text)
     if ratio is None:
         return None
-    top, bottom = (ratio[1], ratio[2]) if ratio[1] else (ratio[4], ratio[5])
+    top, bottom = next((ratio[i], ratio[i + 1]) for i in (1, 4, 6) if ratio[i])
     value = Fraction(int(top), int(bottom)) if int(bottom) else None
     return -value if value is not None and ratio[3] == "-" else value
 

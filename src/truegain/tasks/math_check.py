@@ -106,6 +106,9 @@ def _plainly(key: str, text: str) -> Verdict | None:
     if len(key) > MAX_ANSWER or not text.startswith("\\boxed{") or "%" in key + text:
         return None
     answer = text[len("\\boxed{") : -1]
+    lines = [line for line in answer.split("\n") if line.strip()]
+    if len(lines) > 1 and all(number(line.strip()) is not None for line in lines):
+        return "wrong"  # several answers; math-verify would read their product
     gold, given = number(key), number(answer)
     if gold is None or given is None:
         return None

@@ -1,6 +1,7 @@
 """Statistics of stored records: pass@k, intervals, tests. Small pure functions on numpy arrays."""
 
 from truegain.methods.evaluation._answer_clusters import answer_clusters
+from truegain.methods.evaluation._best_of_n import best_of_n
 from truegain.methods.evaluation._best_temperature import best_temperature
 from truegain.methods.evaluation._brier_score import brier_score
 from truegain.methods.evaluation._calibration import Bin, Calibration, calibration, equal_mass_bins
@@ -33,6 +34,7 @@ __all__ = [
     "SequenceKL",
     "Stratum",
     "answer_clusters",
+    "best_of_n",
     "best_temperature",
     "brier_score",
     "calibration",
