@@ -236,7 +236,8 @@ class _Shown:
 
 def step_text(event: Mapping[str, Any]) -> str:
     """What the bar says of a step of a fit or a search."""
-    parts = [f"loss {event['loss']:.4f}, lr {event['learning_rate']:.1e}"] if "loss" in event else []
+    parts = [f"loss {event['loss']:.4f}"] if "loss" in event else []
+    parts += [f"lr {event['learning_rate']:.1e}"] if "learning_rate" in event else []
     if "rows" in event:
         parts.append(f"{event['rows']} rows kept")
     if "correct" in event:

@@ -91,6 +91,10 @@ _ROWS: tuple[tuple[str, str, Kind, str, str], ...] = (
     ("probe_confidence", "B,S", "float", "confidence of the answer forced after each step", "a probe"),
     ("has_answer", "B,S", "float", "1 where the step states or reaches the reference answer, else 0", "a probe"),
     ("answer_logp", "B,S", "float", "log-prob of the reference answer forced after each step", "a probe"),
+    ("read_answer", "B", "float", "mean log-prob of the reference answer to a reader of question and row", "a probe"),
+    ("read_trace", "B", "float", "mean log-prob of the row to a reader of the question alone", "a probe"),
+    ("internal_redundancy", "B", "float", "how alike neighbouring parts before the first right answer are", "a probe"),
+    ("external_redundancy", "B", "float", "share of the thought after its first right answer", "a probe"),
     (
         "shift",
         "B,U",

@@ -30,6 +30,7 @@ KINDS: dict[str, str] = {
     "surrogate": "columns -> [B,T], the loss of each token",
     "plan": "columns -> [N,B,T] bool, ordered parts, each one optimiser step",
     "pair": "columns of both completions, `chosen_NAME` and `rejected_NAME`, a row per pair -> [N]",
+    "edit": "(text, rng) -> text, a completion to learn, anew each time it is used",
     "sampler": "logits (and history[B,t], drawn so far) -> logits; with `layer`, hidden states and a state -> both",
     "search": "(roles, draw, problems, rollouts) -> Tree, or a list of rollouts and pairs",
     "fold": "init() -> state; update(state, *, line, columns) -> (state, settings for the next step)",
@@ -44,6 +45,7 @@ _OFFERED: dict[str, frozenset[str]] = {
     "resample": frozenset({"roles", "draw", "rollouts", "state"}),
     "segment": frozenset({"text", "spans"}),
     "probe": frozenset({"roles", "draw", "rollouts"}) | frozenset(COLUMNS),
+    "edit": frozenset({"text", "rng"}),
     "sampler": frozenset({"logits", "history", "hidden", "peak", "text", "state"}),
     "search": frozenset({"roles", "draw", "problems", "rollouts"}),
     "fold": frozenset({"line"}) | frozenset(COLUMNS),
@@ -141,7 +143,8 @@ def _read(kind: str, function: Member, cite: tuple[str, ...], fills: tuple[str, 
         legal = _OFFERED.get(kind, frozenset(COLUMNS)) if column in inputs else frozenset(COLUMNS)
         if kind != "metric" and kind in (*_OWN_OUTPUT, *_OFFERED) and column not in legal:
             raise WiringError(f"{where}: {column!r} is no column{nearest(column, set(legal))}; knobs stand after *")
-        if column in COSTLY and kind not in ("weight", "metric"):
+        # A sampler's `hidden` is not the column: it is what a block hands on while a token is read.
+        if column in COSTLY and kind not in ("weight", "metric", "sampler"):
             raise WiringError(f"{where}: {column!r} is made for one optimiser step; only a weight can name it")
         if column in _LATER.get(kind, ()):
             raise WiringError(f"{where}: a {kind} cannot name {column!r}, which exists only later")

@@ -61,7 +61,8 @@ class Role:
     """A model beside the policy.
 
     ``source`` is ``init`` (the policy as it was before training), ``policy`` (the policy itself), ``chain`` (what an
-    earlier form of the recipe trained under this role's name) or a model folder. ``fills`` is the column it provides.
+    earlier form of the recipe trained under this role's name), ``base`` (the model that the recipe's first form began
+    with) or a model folder. ``fills`` is the column it provides.
     ``head`` gives it a scalar head. ``lr`` None freezes it.
     """
 
@@ -134,17 +135,21 @@ class Train:
 
 @dataclass(frozen=True)
 class Fit:
-    """Offline training on examples or pairs: SFT, preference losses, reward models."""
+    """Offline training on examples or pairs: SFT, preference losses, reward models.
+
+    ``edit`` changes the text of each completion anew every time it is learned.
+    """
 
     terms: tuple[Term, ...]
     pair: Stage = ()
+    edit: Stage = ()
     fold: Stage = ()
     roles: Mapping[str, Role] = field(default_factory=_no_roles)
     loop: Loop = field(default_factory=Loop)
 
     def __post_init__(self) -> None:
         """Normalise and check every field; raises WiringError at the first fault."""
-        for kind in ("pair", "fold"):
+        for kind in ("pair", "edit", "fold"):
             object.__setattr__(self, kind, _members(getattr(self, kind), kind, "Fit"))
         if not self.terms and not self.pair:
             raise WiringError("Fit needs at least one term or a pair loss")
@@ -204,7 +209,8 @@ class Study:
     """A plain function that is handed what it needs and returns a record; for what fits no other form.
 
     It may name ``seed``, ``task``, ``policy``, ``base`` and ``trained`` (the weights of the model that the recipe began
-    with, and of the one that stands now). ``weights`` in its record become the model that the next form starts from.
+    with, and of the one that stands now), ``dataset`` (the last one's rows) and ``place`` (a folder of its own).
+    ``weights`` in its record become the model that the next form starts from, ``settings`` those of the forms after it.
     """
 
     function: Callable[..., Mapping[str, Any]]

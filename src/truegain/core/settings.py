@@ -22,7 +22,7 @@ from truegain.core.forms import Decode, Fit, Form, Loop, Measure, Stage, Term, T
 
 _STAGES: dict[type, tuple[str, ...]] = {
     Train: ("score", "resample", "probe", "reward", "select", "plan", "fold"),
-    Fit: ("pair", "fold"),
+    Fit: ("pair", "edit", "fold"),
     Decode: ("sampler", "search", "score"),
     Watch: ("fold",),
     Measure: ("metric",),

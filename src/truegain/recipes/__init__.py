@@ -7,6 +7,7 @@ from truegain.recipes.barfi import barfi as barfi
 from truegain.recipes.bradley_terry_rm import bradley_terry_rm as bradley_terry_rm
 from truegain.recipes.capo import capo as capo
 from truegain.recipes.cispo import cispo as cispo
+from truegain.recipes.conmax import conmax as conmax
 from truegain.recipes.constrained_rlhf import constrained_rlhf as constrained_rlhf
 from truegain.recipes.crf import crf as crf
 from truegain.recipes.curriculum_grpo import curriculum_grpo as curriculum_grpo
@@ -19,6 +20,8 @@ from truegain.recipes.direct_behaviour_specification import (
 from truegain.recipes.dler import dler as dler
 from truegain.recipes.dr_grpo import dr_grpo as dr_grpo
 from truegain.recipes.drpo import drpo as drpo
+from truegain.recipes.dto import dto as dto
+from truegain.recipes.dualformer import dualformer as dualformer
 from truegain.recipes.empg import empg as empg
 from truegain.recipes.grpo import grpo as grpo
 from truegain.recipes.grpo_guard import grpo_guard as grpo_guard
@@ -27,6 +30,7 @@ from truegain.recipes.gspo import gspo as gspo
 from truegain.recipes.hdpo_metis import hdpo_metis as hdpo_metis
 from truegain.recipes.hiper_hae import hiper_hae as hiper_hae
 from truegain.recipes.igpo import igpo as igpo
+from truegain.recipes.ird_erd import ird_erd as ird_erd
 from truegain.recipes.kl_estimators import kl_estimators as kl_estimators
 from truegain.recipes.lite_ppo import lite_ppo as lite_ppo
 from truegain.recipes.lsc_transform import lsc_transform as lsc_transform
@@ -44,10 +48,12 @@ from truegain.recipes.ppo_m_ppo_c import ppo_m_reward_model as ppo_m_reward_mode
 from truegain.recipes.prof import prof as prof
 from truegain.recipes.pure import pure as pure
 from truegain.recipes.r3l import r3l as r3l
+from truegain.recipes.rebalance import rebalance as rebalance
 from truegain.recipes.reinforce import reinforce as reinforce
 from truegain.recipes.reinforce_pp import reinforce_pp as reinforce_pp
 from truegain.recipes.reinforce_pp_baseline import reinforce_pp_baseline as reinforce_pp_baseline
 from truegain.recipes.remax import remax as remax
+from truegain.recipes.retro_search import retro_search as retro_search
 from truegain.recipes.riskpo import riskpo as riskpo
 from truegain.recipes.rloo import rloo as rloo
 from truegain.recipes.s_grpo import s_grpo as s_grpo

@@ -75,7 +75,7 @@ def execute(chain: Chain, stop: StopSignal) -> Iterator[Event]:
         folder.settings(_settings(chain), FREE)
         given = Given(chain.model, chain.model, chain.data)
         for stage in stages(chain, task):
-            stage = replace(stage, given=given)
+            stage = replace(stage, given=given, form=given.form(stage.form))
             left = finished(stage.place)
             facts = {"stage": stage.label, "form": stage.kind, "number": stage.number, "of": stage.of}
             yield {"kind": "stage", **facts, "kept": left is not None, "model": given.model}
@@ -170,7 +170,8 @@ def check_form(
     elif isinstance(form, Decode):
         decode.check(form)
     elif isinstance(form, Study):
-        study.named(form)
+        if "dataset" in study.named(form) and not dataset:
+            raise WiringError("the study reads a data set: a form before it must write one, or give --data FILE")
     else:
         records.check(files, type(form).__name__)
     return dataset or isinstance(form, Decode), roles | trained_roles(form)

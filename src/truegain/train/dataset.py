@@ -103,7 +103,22 @@ def in_order(count: int, seed: int) -> Callable[[int], int]:
     return place
 
 
-def examples_of(policy: Policy, rows: Sequence[Mapping[str, Any]], seed: int) -> Callable[[int], Example]:
-    """The index-th example of a fit on the rows' completions, a pure function of (seed, index)."""
+def examples_of(
+    policy: Policy,
+    rows: Sequence[Mapping[str, Any]],
+    seed: int,
+    edited: Callable[[str, int], str] | None = None,
+) -> Callable[[int], Example]:
+    """The index-th example of a fit on the rows' completions, a pure function of (seed, index).
+
+    ``edited(text, index)`` makes another text of it, whose tokens are then those of the text.
+    """
     place, room = in_order(len(rows), seed), getattr(policy.model.config, "max_position_embeddings", None)
-    return lambda index: example_of(policy, rows[place(index)], room=room)
+
+    def example(index: int) -> Example:
+        row = rows[place(index)]
+        if edited is not None:
+            row = {**row, "completion": edited(row["completion"], index), "completion_ids": None}
+        return example_of(policy, row, room=room)
+
+    return example

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import Any, cast
 
 from truegain.core.component import call, spec_of
@@ -30,13 +29,9 @@ def run(stage: Stage, stop: StopSignal) -> Iterator[Event]:
     task, policy = stage.the_task(), stage.policy()
     # A draw reads of its form what a Decode has too: loop, scores, segments.
     form = fitted(cast(Train, stage.form), task)
-    roles = {
-        name: replace(role, source=stage.given.roles[name]) if role.source == "chain" else role
-        for name, role in form.roles.items()
-    }
     with RunFolder(stage.place) as folder:
         setup = Setup(form, policy, task, folder, stage.drawn_with)
-        models, state = frozen_models(roles, policy), _taken_up(folder)
+        models, state = frozen_models(form.roles, policy), _taken_up(folder)
         yield {"kind": "begin", "total": form.loop.steps, "unit": "steps", "done": state.step}
         while state.step < form.loop.steps and not stop.reason():
             with memory("sampling", form.loop, state.step + 1):

@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
+from truegain.core.component import call
 from truegain.core.errors import WiringError
-from truegain.core.forms import Fit
+from truegain.core.forms import Fit, members
 from truegain.policy.policy import Policy
 from truegain.policy.reward_model import HEAD
 from truegain.train import checkpoint, offline
@@ -125,6 +126,8 @@ def check(form: Fit, dataset: bool, demonstrations: bool) -> None:
     """Refuse what this loop cannot learn, before anything starts. Raises WiringError."""
     if form.pair:
         check_pairs(form)
+        if members(form.edit):
+            raise WiringError("a Fit on pairs edits no text: leave its field 'edit' empty")
         if not dataset:
             raise WiringError("a Fit on pairs needs some: a form before it that writes them, or --data FILE with them")
         return
@@ -150,14 +153,30 @@ def _taken_up(place: Path, stage: Stage) -> tuple[Policy, offline.Fit]:
 
 def _examples(policy: Policy, stage: Stage) -> Callable[[int], Example]:
     """The index-th example, a pure function of (seed, index)."""
+    edited = _editing(cast(Fit, stage.form), stage.drawn_with)
     if stage.given.dataset is not None:
-        return examples_of(policy, read_dataset(stage.given.dataset, "prompt", "completion"), stage.drawn_with)
+        rows = read_dataset(stage.given.dataset, "prompt", "completion")
+        return examples_of(policy, rows, stage.drawn_with, edited)
     task: Any = stage.the_task()
     room = getattr(policy.model.config, "max_position_embeddings", None)
 
     def example(index: int) -> Example:
         problem = problems(task, "train", index, 1, stage.drawn_with)[0]
         text = task.demonstration(problem, random.Random(f"{stage.drawn_with}-{index}"))
-        return demonstration_example(policy, problem, text, room)
+        return demonstration_example(policy, problem, edited(text, index) if edited else text, room)
 
     return example
+
+
+def _editing(form: Fit, seed: int) -> Callable[[str, int], str] | None:
+    """What the form makes of the text of the index-th example; None where it leaves texts alone."""
+    if not members(form.edit):
+        return None
+
+    def edited(text: str, index: int) -> str:
+        rng = random.Random(f"edit {seed} {index}")
+        for member in members(form.edit):
+            text, _ = call(member, {"text": text, "rng": rng}, {})
+        return text
+
+    return edited

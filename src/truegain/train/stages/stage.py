@@ -6,12 +6,13 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from truegain.core.errors import DataError
-from truegain.core.forms import Form
+from truegain.core.forms import Decode, Fit, Form, Train
+from truegain.core.settings import settings, with_setting
 from truegain.core.types import Task
 from truegain.policy.policy import Policy
 from truegain.train.folder import plain, write_atomic
@@ -28,13 +29,32 @@ def _no_roles() -> Mapping[str, str]:
 class Given:
     """What earlier forms left: the model that the policy starts from, the last data set, trained roles by name.
 
-    ``base`` is the model that the chain began with; all are folders, or what `Policy.load` takes.
+    ``base`` is the model that the chain began with; all are folders, or what `Policy.load` takes. ``settings`` are what
+    studies found for later forms, by their paths.
     """
 
     base: str
     model: str
     dataset: Path | None = None
     roles: Mapping[str, str] = field(default_factory=_no_roles)
+    settings: Mapping[str, Any] = field(default_factory=_no_roles)
+
+    def form(self, form: Form) -> Form:
+        """The form with what was found for it: settings that it has, and models in place of ``chain`` and ``base``."""
+        known = settings(form)
+        for path, value in self.settings.items():
+            if path in known:
+                form = with_setting(form, path, value)
+        if not isinstance(form, Train | Fit | Decode):
+            return form
+        places = {"base": self.base}
+        roles = {
+            name: replace(role, source=self.roles[name] if role.source == "chain" else places[role.source])
+            if role.source in ("chain", *places)
+            else role
+            for name, role in form.roles.items()
+        }
+        return replace(form, roles=roles)
 
 
 @dataclass(frozen=True)
@@ -91,7 +111,8 @@ Executor = Callable[[Stage, Any], Iterator[Event]]
 def finish(place: Path, **left: Any) -> None:
     """Say that a form is done and what it left: ``policy`` and ``roles`` (folders inside), ``dataset``, ``record``.
 
-    Written last: a folder without it is gone on with, one with it is never run again.
+    ``settings`` are for the forms after it, by path. Written last: a folder without it is gone on with, one with it is
+    never run again.
     """
     write_atomic(place / DONE, json.dumps(plain(left, DONE), indent=1, allow_nan=False) + "\n")
 
@@ -117,7 +138,7 @@ def after(given: Given, place: Path, left: Mapping[str, Any]) -> Given:
     roles = {**given.roles, **{name: str(place / where) for name, where in left.get("roles", {}).items()}}
     model = str(place / left["policy"]) if left.get("policy") else given.model
     dataset = place / left["dataset"] if left.get("dataset") else given.dataset
-    return Given(given.base, model, dataset, roles)
+    return Given(given.base, model, dataset, roles, {**given.settings, **left.get("settings", {})})
 
 
 def put(folder: Path, write: Callable[[Path], object]) -> None:

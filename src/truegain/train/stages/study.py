@@ -6,6 +6,7 @@ import inspect
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any, cast
 
 from torch import Tensor
@@ -13,12 +14,13 @@ from torch import Tensor
 from truegain.core.errors import WiringError
 from truegain.core.forms import Study
 from truegain.policy.policy import Policy
+from truegain.train.dataset import read_dataset
 from truegain.train.folder import RunFolder, plain, write_atomic
 from truegain.train.launch import StopSignal
 from truegain.train.stages.stage import Event, Stage, finish, put
 
 RECORD = "record.json"
-OFFERED = ("seed", "task", "policy", "base", "trained")
+OFFERED = ("seed", "task", "policy", "base", "trained", "dataset", "place")
 
 
 def run(stage: Stage, stop: StopSignal) -> Iterator[Event]:
@@ -28,6 +30,7 @@ def run(stage: Stage, stop: StopSignal) -> Iterator[Event]:
         yield {"kind": "begin", "total": None, "unit": "", "done": 0}
         record = dict(cast(Study, stage.form).function(**_handed(stage)))
         weights: Mapping[str, Tensor] | None = record.pop("weights", None)
+        found: Mapping[str, Any] = record.get("settings", {})
         record = {name: numbers(value) for name, value in record.items()}
         if weights is not None:
             policy = stage.policy()
@@ -35,7 +38,7 @@ def run(stage: Stage, stop: StopSignal) -> Iterator[Event]:
             put(stage.place / "model", policy.save)
         text = json.dumps(plain({**record, "seconds": time.perf_counter() - began}, RECORD), indent=1, allow_nan=False)
         write_atomic(stage.place / RECORD, text + "\n")
-    finish(stage.place, form="Study", record=RECORD, policy=None if weights is None else "model")
+    finish(stage.place, form="Study", record=RECORD, policy=None if weights is None else "model", settings=found)
     yield {"kind": "record", "file": str(stage.place / RECORD), "record": record}
 
 
@@ -69,6 +72,8 @@ def _handed(stage: Stage) -> dict[str, Any]:
         "policy": stage.policy,
         "base": lambda: Policy.load(stage.given.base, dtype=stage.dtype, device=stage.device).weights(),
         "trained": lambda: stage.policy().weights(),
+        "dataset": lambda: read_dataset(cast(Path, stage.given.dataset)),
+        "place": lambda: stage.place,
     }
     asked = [name for name in named(study) if not (name == "seed" and stage.seed is None and name in own)]
     return {name: makers[name]() for name in asked}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,15 +18,10 @@ _STATE = (checkpoint.TENSORS, checkpoint.STATE, checkpoint.MANIFEST)
 
 
 def plan_of(stage: Stage) -> Plan:
-    """The run that the form is. Roles that an earlier form trained are read from where they lie."""
-    form = cast(Train, stage.form)
-    roles = {
-        name: replace(role, source=stage.given.roles[name]) if role.source == "chain" else role
-        for name, role in form.roles.items()
-    }
+    """The run that the form is."""
     options: dict[str, Any] = dict(stage.options)
     return Plan(
-        form=replace(form, roles=roles),
+        form=cast(Train, stage.form),
         recipe=stage.recipe,
         model=stage.given.model,
         task=stage.task_spec,
