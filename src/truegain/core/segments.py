@@ -62,3 +62,17 @@ def dense(ids: Tensor) -> Tensor:
     """
     values = cast(Tensor, torch.unique(ids[ids >= 0]))  # pyright: ignore[reportUnknownMemberType]
     return torch.where(ids >= 0, torch.searchsorted(values, ids), -1)
+
+
+def ends(ids: Tensor) -> Tensor:
+    """True at the last token of each segment of ``ids`` [B,T]; -1 is outside.
+
+    >>> ends(torch.tensor([[0, 0, 1, -1]]))
+    tensor([[False,  True,  True, False]])
+    """
+    rows, width = ids.shape
+    places = torch.arange(width, device=ids.device).expand(rows, width)
+    inside = ids >= 0
+    last = torch.full((rows, max(count(ids), 1)), -1, device=ids.device)
+    last.scatter_reduce_(1, torch.where(inside, ids, 0), torch.where(inside, places, -1), reduce="amax")
+    return inside & (last.gather(1, torch.where(inside, ids, 0)) == places)

@@ -31,10 +31,12 @@ from truegain.recipes.hdpo_metis import hdpo_metis as hdpo_metis
 from truegain.recipes.hiper_hae import hiper_hae as hiper_hae
 from truegain.recipes.igpo import igpo as igpo
 from truegain.recipes.ird_erd import ird_erd as ird_erd
+from truegain.recipes.int import int_ as int_
 from truegain.recipes.kl_estimators import kl_estimators as kl_estimators
 from truegain.recipes.lite_ppo import lite_ppo as lite_ppo
 from truegain.recipes.lsc_transform import lsc_transform as lsc_transform
 from truegain.recipes.matchtir import matchtir as matchtir
+from truegain.recipes.math_shepherd import math_shepherd as math_shepherd
 from truegain.recipes.mhpo import mhpo as mhpo
 from truegain.recipes.nsr_wreinforce import nsr_wreinforce as nsr_wreinforce
 from truegain.recipes.one_shot_rlvr import one_shot_rlvr as one_shot_rlvr

@@ -7,13 +7,16 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal, cast
 
 import torch
+from torch import Tensor
 
 from truegain.core import arithmetic
+from truegain.core.batch import Batch
 from truegain.core.component import Member, call, spec_of
 from truegain.core.draws import draw_key
 from truegain.core.errors import DataError, RunError, WiringError
 from truegain.core.forms import Train, members
 from truegain.core.types import Abstain, Problem, Request, Rollout, Sample, Sampling, Split, Task, Turn
+from truegain.rollout.batch import to_columns
 from truegain.rollout.collect import collect, score_rollouts
 from truegain.train.ledger import Ledger, ModelCost, attended, model_cost, spend
 from truegain.train.models import Model
@@ -145,6 +148,15 @@ class Draw:
         ]
         self.ledger += _fork_cost(model_cost(model.policy.model), self.stage, made, len(given))
         return judge(self.setup, made)
+
+    def segments(self, rollouts: Sequence[Rollout], name: str) -> Tensor:
+        """The form's segment ``name`` as an id per token [B,T], -1 outside. Raises WiringError if it has none."""
+        from truegain.train.shaping import add_segments
+
+        if name not in self.setup.form.segment:
+            raise WiringError(f"{self.name} reads {name}s: give the form segment={{{name!r}: credit.by_step}}")
+        batch = Batch(**to_columns(rollouts))
+        return add_segments(self.setup, batch, rollouts)[name]
 
     def rewards(self, rollouts: Sequence[Rollout], *, first: bool = False) -> list[float]:
         """The reward that the form's reward stage gives each rollout; NaN where the check abstained.

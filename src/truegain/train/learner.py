@@ -205,7 +205,9 @@ def _current(
 ) -> dict[str, Tensor]:
     """The columns that come with a forward pass of the role's model, with gradient."""
     if model.head is not None:
-        found = {"value": token_values(model.policy, model.head, prompts, tokens, lengths)}
+        # A critic judges the state before a token, a reward model what has been written.
+        after = model.role is not None and model.role.fills != "value"
+        found = {"value": token_values(model.policy, model.head, prompts, tokens, lengths, after=after)}
         return found | _own_old_value(form, model.name, batch, index, tokens.shape[1])
     temperature = form.loop.temperature
     logp, entropy = token_logp(model.policy, prompts, tokens, lengths, temperature=temperature, entropy=True)

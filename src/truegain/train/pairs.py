@@ -79,7 +79,7 @@ def fit_pairs(
     if (head := _head(models)) is not None:
         width_of(head.policy)
     folder.mkdir(parents=True, exist_ok=True)
-    step, notes = _resume(models, folder, begin)
+    step, notes = resume_models(models, folder, begin)
     hold(models)
     for note in notes:
         yield {"kind": "note", "step": step, "text": note}
@@ -98,9 +98,9 @@ def fit_pairs(
         step += 1
         yield {"kind": "step", "step": step, **line}
         if form.loop.save_every and step % form.loop.save_every == 0:
-            saved = _save(models, folder, step)
+            saved = save_models(models, folder, step)
     if saved != step:
-        _save(models, folder, step)
+        save_models(models, folder, step)
 
 
 def check_pairs(form: Fit) -> None:
@@ -219,9 +219,10 @@ def _head(models: Mapping[str, Model]) -> Model | None:
     return next((model for model in models.values() if model.head is not None), None)
 
 
-def _resume(
+def resume_models(
     models: Mapping[str, Model], folder: Path, begin: Callable[[Mapping[str, Model]], None]
 ) -> tuple[int, tuple[str, ...]]:
+    """Take up the folder's newest checkpoint, else let ``begin`` set the models up; the step, and notes."""
     found = checkpoint.latest(folder)
     if found is None:
         begin(models)
@@ -231,7 +232,8 @@ def _resume(
     return found.step, (*found.notes, f"resumed after step {found.step}")
 
 
-def _save(models: Mapping[str, Model], folder: Path, step: int) -> int:
+def save_models(models: Mapping[str, Model], folder: Path, step: int) -> int:
+    """Write a checkpoint of every trained model; returns ``step``."""
     tensors, optimisers = optimisers_saved(models)
     checkpoint.save(
         folder, step, write_model=write_models(models), tensors=tensors, state={"optimizers": optimisers}, keep=1

@@ -4,6 +4,7 @@ from truegain.methods.credit._accuracy_gains import accuracy_gains as accuracy_g
 from truegain.methods.credit._amplify_overconfident import amplify_overconfident as amplify_overconfident
 from truegain.methods.credit._amplify_positive import amplify_positive as amplify_positive
 from truegain.methods.credit._answer_likelihood import answer_likelihood as answer_likelihood
+from truegain.methods.credit._at_step_ends import at_step_ends as at_step_ends
 from truegain.methods.credit._attenuate_by_length import attenuate_by_length as attenuate_by_length
 from truegain.methods.credit._bundled_risk import bundled_risk as bundled_risk
 from truegain.methods.credit._by_share import by_share as by_share
@@ -20,6 +21,7 @@ from truegain.methods.credit._greedy_reward import greedy_reward as greedy_rewar
 from truegain.methods.credit._group_normalise import group_normalise as group_normalise
 from truegain.methods.credit._hierarchical_advantage import hierarchical_advantage as hierarchical_advantage
 from truegain.methods.credit._information_gain import information_gain as information_gain
+from truegain.methods.credit._label_steps import label_steps as label_steps
 from truegain.methods.credit._leave_one_out import leave_one_out as leave_one_out
 from truegain.methods.credit._level_mean import level_mean as level_mean
 from truegain.methods.credit._merge_shared_steps import merge_shared_steps as merge_shared_steps

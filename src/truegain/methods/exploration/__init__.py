@@ -10,3 +10,4 @@ from truegain.methods.exploration._process_consistent import process_consistent 
 from truegain.methods.exploration._reflect_retry import reflect_retry as reflect_retry
 from truegain.methods.exploration._replicate import replicate as replicate
 from truegain.methods.exploration._running_reward import running_reward as running_reward
+from truegain.methods.exploration._splice_corrections import splice_corrections as splice_corrections

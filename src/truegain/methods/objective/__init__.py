@@ -33,6 +33,7 @@ from truegain.methods.objective._sequence_mean import sequence_mean as sequence_
 from truegain.methods.objective._sequence_sum import sequence_sum as sequence_sum
 from truegain.methods.objective._soft_gate import soft_gate as soft_gate
 from truegain.methods.objective._soft_min import soft_min as soft_min
+from truegain.methods.objective._step_mean import step_mean as step_mean
 from truegain.methods.objective._token_mean import token_mean as token_mean
 from truegain.methods.objective._token_sum import token_sum as token_sum
 from truegain.methods.objective._truncated_importance import truncated_importance as truncated_importance
@@ -41,3 +42,4 @@ from truegain.methods.objective._unpaired_mean import unpaired_mean as unpaired_
 from truegain.methods.objective._unpaired_ranks import unpaired_ranks as unpaired_ranks
 from truegain.methods.objective._value_clip import value_clip as value_clip
 from truegain.methods.objective._value_huber import value_huber as value_huber
+from truegain.methods.objective._value_square import value_square as value_square

@@ -16,6 +16,7 @@ from truegain.train import checkpoint, offline
 from truegain.train.dataset import examples_of, pair_of, read_dataset
 from truegain.train.drawing import problems
 from truegain.train.folder import RunFolder
+from truegain.train.heads import check_heads, fit_heads, named
 from truegain.train.launch import StopSignal
 from truegain.train.ledger import Ledger, attended, model_cost, spend
 from truegain.train.memory import memory_for
@@ -31,31 +32,39 @@ SCHEDULES: dict[str, offline.Schedule] = {"none": "constant", "cosine": "cosine"
 
 def run(stage: Stage, stop: StopSignal) -> Iterator[Event]:
     """Fit to the last step, or until ``stop`` has a reason; goes on where it was."""
-    yield from (_pairs if cast(Fit, stage.form).pair else _terms)(stage, stop)
+    form = cast(Fit, stage.form)
+    yield from (_models if form.pair or _heads_of(form) else _terms)(stage, stop)
 
 
-def _pairs(stage: Stage, stop: StopSignal) -> Iterator[Event]:
-    """The loop on pairs. A head that it trains is what is left: its body is no policy to go on from."""
+def _heads_of(form: Fit) -> bool:
+    return any(term.role != "policy" for term in form.terms)
+
+
+def _models(stage: Stage, stop: StopSignal) -> Iterator[Event]:
+    """The loops on pairs and on heads. A head that they train is what is left: its body is no policy to go on from."""
     form = cast(Fit, stage.form)
     assert stage.given.dataset is not None
     kept: dict[str, Model] = {}
     with RunFolder(stage.place) as folder, memory_for("fitting", "try --set loop.prompts=8"):
         policy = stage.policy().trainable_copy()
-        rows = read_dataset(stage.given.dataset, "prompt", "chosen", "rejected")
+        wanted = ("chosen", "rejected") if form.pair else ("completion", *sorted(named(form)))
+        rows = read_dataset(stage.given.dataset, "prompt", *wanted)
         found = checkpoint.latest(stage.place)
         at = found.step if found else 0
         folder.rewind(at)
         yield {"kind": "begin", "total": form.loop.steps, "unit": "steps", "done": at}
-        ids = [pair_ids(policy, pair_of(row)) for row in rows]
 
         def begin(models: Mapping[str, Model]) -> None:
             for model in models.values():
                 if model.head is not None and model.optimiser is not None:
                     draw_head(model.head, stage.drawn_with)
 
-        for line in fit_pairs(
-            form, policy, ids, stage.place, seed=stage.drawn_with, stop=stop.reason, begin=begin, hold=kept.update
-        ):
+        how: dict[str, Any] = {"seed": stage.drawn_with, "stop": stop.reason, "begin": begin, "hold": kept.update}
+        if form.pair:
+            lines = fit_pairs(form, policy, [pair_ids(policy, pair_of(row)) for row in rows], stage.place, **how)
+        else:
+            lines = fit_heads(form, policy, rows, stage.place, **how)
+        for line in lines:
             if line["kind"] == "step":
                 at = line["step"]
                 folder.log(line)
@@ -131,8 +140,13 @@ def check(form: Fit, dataset: bool, demonstrations: bool) -> None:
         if not dataset:
             raise WiringError("a Fit on pairs needs some: a form before it that writes them, or --data FILE with them")
         return
-    if any(term.role != "policy" for term in form.terms):
-        raise WiringError("a Fit needs pairs, or terms of the policy alone")
+    if _heads_of(form):
+        check_heads(form)
+        if not dataset:
+            raise WiringError(
+                "a Fit of heads needs a form before it that labels rows, or --data FILE with their columns"
+            )
+        return
     if not dataset and not demonstrations:
         raise WiringError(
             "a Fit needs examples: --data FILE with prompt and completion, a form before it that writes a data set, or "
