@@ -157,7 +157,7 @@ def test_rows_of_a_search_step_that_was_not_finished_do_not_count(tmp_path: Path
         for _ in range(3):  # stage, begin, step 1
             next(going)
     with (out / "1-decode" / "rows.jsonl").open("a") as file:
-        file.write(json.dumps({"step": 2, "prompt": "stray", "completion": "x"}) + "\n{torn")
+        file.write(json.dumps({"step": 2, "row": {"prompt": "stray", "completion": "x"}}) + "\n{torn")
     run(chain(out, form))
     found = rows(out / "1-decode" / "dataset.jsonl")
     assert len(found) == 4 and all(row["prompt"] != "stray" for row in found)

@@ -9,6 +9,7 @@ import typer
 
 from truegain.cli import device as devices
 from truegain.cli.errors import INTERRUPTED
+from truegain.cli.fit_process import process_reward
 from truegain.cli.fit_reward import reward_model
 from truegain.cli.out import quiet_libraries, say
 from truegain.cli.progress import progress
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 app = typer.Typer(help="Fit a model offline: the embedded one, or any.", no_args_is_help=False)
+app.command("process-reward")(process_reward)
 app.command("reward-model")(reward_model)
 Seed = Annotated[int, typer.Option(min=0, help="Decides the examples and their order.")]
 

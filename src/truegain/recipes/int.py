@@ -17,8 +17,8 @@ from truegain.recipes.grpo import grpo
     paper="arXiv:2601.14209",
     cite="InT 2026, self-proposed interventions",
     name="int",
-    differs="steps are lines (paper: blank lines); by default the task's exact judge names the first wrong step, and the "
-    "policy proposes what should stand there by trying, as the embedded policy cannot verify its own steps "
+    differs="steps are lines (paper: blank lines); by default the task's exact judge names the first wrong step, and "
+    "the policy proposes what should stand there by trying, as the embedded policy cannot verify its own steps "
     "(judge=policy shows it the reference, as the paper does, in a wording of ours); the prefix is learned too, which "
     "the paper's notes leave open (mask_prefix); one correction per problem; the cosine falls to 0 (paper 0.1 of the "
     "peak); lr suits the tiny policy (paper 1e-6)",

@@ -38,9 +38,9 @@ def fit_heads(
 ) -> Iterator[dict[str, Any]]:
     """Train the form's roles with heads by its terms, on the rows of a data set; yield a line per optimiser step.
 
-    A step takes ``loop.prompts`` rows, in the order of `in_order`. A row's facts are the columns: a list as long as the
-    completion one per token, any other list one per step, a number one per row. ``begin`` sets up fresh models, ``hold``
-    is handed them; ``folder/checkpoints`` gets a checkpoint every ``loop.save_every`` steps and at a stop.
+    A step takes ``loop.prompts`` rows, in the order of `in_order`. The facts of a row are the columns, by their names.
+    ``begin`` sets up fresh models, ``hold`` is handed them; ``folder/checkpoints`` gets a checkpoint every
+    ``loop.save_every`` steps and at a stop.
     """
     models = load_models(form, policy, policy.reference())
     for model in models.values():
@@ -74,7 +74,7 @@ def fit_heads(
         save_models(models, folder, step)
 
 
-def check_heads(form: Fit, supplied: frozenset[str] | None = None) -> None:
+def check_heads(form: Fit) -> None:
     """Refuse a Fit that mixes heads with the policy, or a head without a learning rate. Raises WiringError."""
     for term in form.terms:
         role = form.roles.get(term.role)
@@ -82,8 +82,6 @@ def check_heads(form: Fit, supplied: frozenset[str] | None = None) -> None:
             raise WiringError(
                 "a Fit trains the policy alone, or heads alone, each with a role that has head=True and an lr"
             )
-    for name in sorted(supplied is not None and named(form) - supplied or ()):
-        raise WiringError(f"a term needs column {name!r}, which the rows of the data set do not hold")
 
 
 def named(form: Fit) -> set[str]:

@@ -60,3 +60,4 @@ __all__ = [
     "student_t_cdf",
     "student_t_quantile",
 ]
+from truegain.methods.evaluation._rank_accuracy import rank_accuracy as rank_accuracy

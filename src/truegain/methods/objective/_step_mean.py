@@ -1,9 +1,9 @@
 from __future__ import annotations
 
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from truegain.core import segments
 from truegain.core.component import component
 
 
@@ -19,5 +19,5 @@ def step_mean(step: Int[Tensor, "B T"]) -> Float[Tensor, "B T"]:
             [0.3333, 0.0000, 0.0000]])
     """
     inside = step >= 0
-    count = sum(len(torch.unique(row[row >= 0])) for row in step)
+    count = int(segments.ends(step).sum())
     return inside.float() / max(count, 1)

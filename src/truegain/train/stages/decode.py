@@ -39,7 +39,7 @@ def run(stage: Stage, stop: StopSignal) -> Iterator[Event]:
             yield line
         if state.step < form.loop.steps:
             return
-        rows = [{k: v for k, v in row.items() if k != "step"} for row in read_lines(folder.path / ROWS)]
+        rows = [line["row"] for line in read_lines(folder.path / ROWS)]
         if not rows:
             raise RunError(
                 f"{stage.label} kept nothing of {state.taken} problems, so the next form has nothing to learn from: "
@@ -65,7 +65,7 @@ def _step(setup: Setup, models: Mapping[str, Model], state: State) -> Event:
     found, spent, logs = _search(setup, models, state, asked)
     kept = [one for one in found if not isinstance(one, Rollout) or "abstained" not in one.facts]
     state.step, state.ledger = state.step + 1, state.ledger + spent
-    rows = [{"step": state.step, **row_of(setup.policy, one)} for one in kept]
+    rows = [{"step": state.step, "row": row_of(setup.policy, one)} for one in kept]
     if rows:
         setup.folder.records(ROWS).append(*rows)
     right = [one.facts["correct"] for one in kept if isinstance(one, Rollout) and "correct" in one.facts]
