@@ -11,6 +11,7 @@ import pytest
 import truegain.recipes  # noqa: F401  (fills the table of systems)
 from truegain.core.errors import SettingError, WiringError
 from truegain.core.forms import Decode, Fit, Loop, Train
+from truegain.core.settings import loop_with
 from truegain.core.system import build
 from truegain.core.types import Problem, Rollout, Turn
 from truegain.methods import credit, exploration
@@ -155,3 +156,24 @@ def test_the_recipe_is_a_search_a_fit_and_a_run_and_every_form_can_be_fed(tmp_pa
     forms = build("int", mask_prefix=True)
     assert [type(form) for form in forms] == [Decode, Fit, Train]
     check(Chain(forms, "int", tmp_path / "x", "tiny", "chain,style=trace"))
+
+
+@pytest.mark.slow
+def test_all_three_forms_run_on_the_embedded_model(tmp_path: Any) -> None:
+    from truegain.train.chain import execute
+    from truegain.train.launch import StopSignal
+
+    search, fit, online = build("int", continuations=4)
+    forms = (
+        loop_with(search, steps=2, prompts=8, samples=2),
+        loop_with(fit, steps=2, prompts=4),
+        loop_with(online, steps=2, prompts=4, samples=4, eval_every=0),
+    )
+    options = {"sizes": {"dev": 2, "test": 2, "samples": 1}}
+    chain = Chain(forms, "int", tmp_path / "run", "tiny", "chain,style=trace,level=8", 0, options=options)
+    left = [event for event in execute(chain, StopSignal()) if event["kind"] == "left"]
+    assert [event["form"] for event in left] == ["Decode", "Fit", "Train"]
+    from truegain.train.dataset import read_dataset
+
+    rows = read_dataset(tmp_path / "run" / "1-decode" / "dataset.jsonl", "completion", "continuation_correct")
+    assert all(row["continuation_correct"] > 0 and "<answer>" not in row["completion"] for row in rows)

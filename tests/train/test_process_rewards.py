@@ -92,7 +92,7 @@ def test_targets_stand_at_the_last_token_of_each_step_and_nowhere_else(ids: list
             assert float(target[r, t]) == (number + 1.0 if last else 0.0)
     # the oracle: mean over all steps of the squared error at their ends, in plain Python
     value = torch.linspace(0.0, 1.0, step.numel()).reshape(step.shape)
-    loss = float((objective.value_square(value, target, step) * objective.step_mean(step)).sum())
+    loss = float((objective.value_square(value, target, step) * objective.step_mean(step >= 0, step)).sum())
     errors = [
         (float(value[r, t]) - (n + 1.0)) ** 2
         for r, numbers in enumerate(step.tolist())

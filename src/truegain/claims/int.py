@@ -122,9 +122,9 @@ CLAIM = Claim(
     name="int",
     system="int",
     states="On a chain of eight steps of which each succeeds with chance 0.5, so that 0.4 % of the tries get through, "
-    "learning prefixes with one corrected step and then the outcome gets through more than 5 points more often than the "
-    "outcome alone at no less compute. The policy has one set of steps for all problems, so that whole reference traces "
-    "teach at least as much; they stand beside it.",
+    "learning prefixes with one corrected step and then the outcome gets through more than 5 points more often than "
+    "the outcome alone at no less compute. The policy has one set of steps for all problems, so that whole reference "
+    "traces teach at least as much; they stand beside it.",
     unit="success",
     one_seed=_one_seed,
     effect=lambda arms: arms["int"] - arms["outcome alone"],

@@ -67,7 +67,8 @@ def fit_heads(
         except RunError as error:
             raise RunError(f"step {step + 1}: {error}") from error
         step += 1
-        yield {"kind": "step", "step": step, "loss": sum(done.loss.values()), "grad_norm": max(done.grad_norm.values())}
+        line = {"loss": sum(done.loss.values()), "grad_norm": max(done.grad_norm.values())}
+        yield {"kind": "step", "step": step, **line}
         if loop.save_every and step % loop.save_every == 0:
             saved = save_models(models, folder, step)
     if saved != step:

@@ -27,6 +27,16 @@ def label_steps(
 
     Raises SettingError for fewer than one sample, WiringError for a form without the segment ``step``.
     Source: Wang et al. 2024 (Math-Shepherd), soft estimation.
+
+    >>> from types import SimpleNamespace as Some
+    >>> import torch
+    >>> from truegain.core.types import Problem, Turn
+    >>> said, right = (Turn("policy", 0, 2),), {"correct": 1.0}
+    >>> row = Rollout(Problem("a", "q"), (1,), (5, 6), (0.0,) * 2, "xy", "eos", said, facts=right)
+    >>> tried = [Some(facts={"correct": c}) for c in (0.0, 1.0)]
+    >>> loop = Some(segments=lambda rows, name: torch.tensor([[0, 1]]), fork=lambda places, n: tried)
+    >>> label_steps({"policy": Some(policy=Some(decode=len))}, loop, [row], samples=2)[0][0].facts["step_reward"]
+    [0.5, 1.0]
     """
     if samples < 1:
         raise SettingError(f"label_steps: samples={samples} must be 1 or more")

@@ -49,6 +49,11 @@ def splice_corrections(
     Raises WiringError without a segment ``step`` or on a task that judges no steps; SettingError for counts below 1.
 
     Source: the paper's abstract and third-party notes; the wording of its prompt is not known to us.
+
+    >>> from types import SimpleNamespace as Some
+    >>> loop = Some(rewards=lambda rows, first: [], fork=lambda places, samples, **how: [])
+    >>> splice_corrections({"policy": Some(policy=None)}, loop, [])
+    ([], {'failed': 0.0, 'proposed': 0.0, 'kept': 0.0})
     """
     if min(proposals, step_tokens, continuations, least, per_problem) < 1 or judge not in ("verdicts", "policy"):
         raise SettingError(
