@@ -26,11 +26,12 @@ ALLOWED: dict[str, set[str]] = {
     "rollout": {"core", "runtime", "tasks", "policy"},
     "train": BELOW_TRAIN,
     "recipes": {"core", "methods"},
-    "claims": BELOW_TRAIN | {"train", "recipes", "methods"},
+    "lab": BELOW_TRAIN | {"train", "recipes", "methods"},
+    "claims": BELOW_TRAIN | {"train", "recipes", "methods", "lab"},
     "audit": BELOW_TRAIN | {"train"},
     "report": {"core", "methods.evaluation"},
     "hosts": {"core", "runtime", "tasks", "policy", "rollout", "recipes", "methods.guard", "methods.evaluation"},
-    "cli": BELOW_TRAIN | {"train", "recipes", "claims", "audit", "report", "hosts", "methods"},
+    "cli": BELOW_TRAIN | {"train", "recipes", "claims", "lab", "audit", "report", "hosts", "methods"},
     "methods.*": {"core"},
 }
 

@@ -40,6 +40,9 @@ def reward_model(
         list[str] | None,
         typer.Option("--set", metavar="PATH=VALUE", help="Change a setting of the recipe. Repeatable."),
     ] = None,
+    standardise: Annotated[
+        bool, typer.Option("--standardise", help="Rewards of mean 0 and deviation 1 on held-out completions.")
+    ] = False,
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
     device: Annotated[str | None, typer.Option(help=devices.HELP, show_default=False)] = None,
     json: Json = False,
@@ -65,8 +68,9 @@ def reward_model(
     best_threads()
     chosen = tuple(model or ["tiny"])
     plan = MemberPlan(
-        loop_with(form, lr=lr), chosen, out, members, seed, pairs, held_out, steps, dtype, devices.device_of(device)
-    )
+        loop_with(form, lr=lr), chosen, out, members, seed, pairs, held_out, steps, standardise, dtype,
+        devices.device_of(device),
+    )  # fmt: skip
     out.parent.mkdir(parents=True, exist_ok=True)
     room = memory_for("fitting", "try --set micro_tokens=4096")
     found: list[dict[str, Any]] = []

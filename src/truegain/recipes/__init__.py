@@ -4,6 +4,7 @@ from truegain.recipes.ace import ace as ace
 from truegain.recipes.adora import adora as adora
 from truegain.recipes.arlcp import arlcp as arlcp
 from truegain.recipes.barfi import barfi as barfi
+from truegain.recipes.bon_kl import bon_kl as bon_kl
 from truegain.recipes.bradley_terry_rm import bradley_terry_rm as bradley_terry_rm
 from truegain.recipes.capo import capo as capo
 from truegain.recipes.cispo import cispo as cispo
@@ -23,6 +24,8 @@ from truegain.recipes.drpo import drpo as drpo
 from truegain.recipes.dto import dto as dto
 from truegain.recipes.dualformer import dualformer as dualformer
 from truegain.recipes.empg import empg as empg
+from truegain.recipes.ensemble_aggregators_herding import ensemble_aggregators_herding as ensemble_aggregators_herding
+from truegain.recipes.gao_overoptimization_fits import gao_overoptimization_fits as gao_overoptimization_fits
 from truegain.recipes.grpo import grpo as grpo
 from truegain.recipes.grpo_guard import grpo_guard as grpo_guard
 from truegain.recipes.grpo_lambda import grpo_lambda as grpo_lambda
@@ -40,6 +43,7 @@ from truegain.recipes.math_shepherd import math_shepherd as math_shepherd
 from truegain.recipes.mhpo import mhpo as mhpo
 from truegain.recipes.nsr_wreinforce import nsr_wreinforce as nsr_wreinforce
 from truegain.recipes.one_shot_rlvr import one_shot_rlvr as one_shot_rlvr
+from truegain.recipes.orpo_chi2 import orpo_chi2 as orpo_chi2
 from truegain.recipes.p2s import p2s as p2s
 from truegain.recipes.parl import parl as parl
 from truegain.recipes.pav import pav as pav
@@ -58,6 +62,7 @@ from truegain.recipes.remax import remax as remax
 from truegain.recipes.retro_search import retro_search as retro_search
 from truegain.recipes.riskpo import riskpo as riskpo
 from truegain.recipes.rloo import rloo as rloo
+from truegain.recipes.rm_ensemble_conservative import rm_ensemble_conservative as rm_ensemble_conservative
 from truegain.recipes.s_grpo import s_grpo as s_grpo
 from truegain.recipes.safe import safe as safe
 from truegain.recipes.salt import salt as salt

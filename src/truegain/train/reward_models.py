@@ -51,6 +51,7 @@ class MemberPlan:
 
     One model gives members that differ by head and data order; several, by their pre-training. ``pairs`` bounds how
     many train pairs are used, ``held_out`` how many dev pairs judge. ``steps`` None means one pass over the pairs.
+    ``standardise`` puts each member's rewards on one scale, mean 0 and deviation 1 over the held-out completions.
     """
 
     form: Fit
@@ -61,6 +62,7 @@ class MemberPlan:
     pairs: int | None = None
     held_out: int = 500
     steps: int | None = None
+    standardise: bool = False
     dtype: str = "float32"
     device: str = "cpu"
 
@@ -84,6 +86,8 @@ def fit_members(
             yield from _fit_one(plan, form, train, number, stop)
             if stop() is not None:
                 return
+            if plan.standardise:
+                standardise(_unfinished(plan, number), held_out)
             judged = accuracies(RewardModels.load(_unfinished(plan, number)), held_out)[0]
             _finish(_unfinished(plan, number), folder, record | {"accuracy": _told(judged)})
         told = json.loads((folder / RECORD).read_text())["accuracy"]
@@ -105,13 +109,31 @@ def pairs_of(source: PairSource, split: Split, most: int | None) -> list[Pair]:
 
 def accuracies(models: RewardModels, pairs: Sequence[Pair]) -> list[Estimate]:
     """Share of pairs that each member orders as labelled, ties counting half, with 95 % intervals; last, their mean."""
-    policy = models.members[0][0]
-    ids = [pair_ids(policy, pair) for pair in pairs]
-    prompts = [row.prompt for row in ids]
-    chosen, rejected = (models.score(prompts, [getattr(row, side) for row in ids]) for side in ("chosen", "rejected"))
+    chosen, rejected = _scores(models, pairs)
     ahead = torch.cat([chosen - rejected, (chosen - rejected).mean(dim=1, keepdim=True)], dim=1)
     right = (ahead > 0).double() + 0.5 * (ahead == 0)
     return [proportion_mean(np.asarray(column)[None]) for column in right.T]
+
+
+def standardise(folder: Path, pairs: Sequence[Pair]) -> None:
+    """Shift and scale the head in ``folder`` so that its rewards of the pairs' completions have mean 0, deviation 1.
+
+    What it prefers stays. A head that tells no two completions apart is only shifted.
+    """
+    scores = torch.cat(_scores(RewardModels.load(folder), pairs))[:, 0].double()
+    deviation = float(scores.std(correction=0)) or 1.0
+    head = ScalarHead.load(folder / HEAD)
+    with torch.no_grad():
+        head.linear.weight /= deviation
+        head.linear.bias.sub_(float(scores.mean())).div_(deviation)
+    head.save(folder / HEAD)
+
+
+def _scores(models: RewardModels, pairs: Sequence[Pair]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rewards [N, M] of the chosen and of the rejected completions."""
+    ids = [pair_ids(models.members[0][0], pair) for pair in pairs]
+    prompts = [row.prompt for row in ids]
+    return models.score(prompts, [r.chosen for r in ids]), models.score(prompts, [r.rejected for r in ids])
 
 
 def _fit_one(
@@ -179,6 +201,7 @@ def _record(plan: MemberPlan, form: Fit, data: str, pairs: int, number: int) -> 
         "pairs": pairs,
         "model": plan.models[number % len(plan.models)],
         "seed": plan.seed + number,
+        "standardise": plan.standardise,
         "settings": settings(form),
     }
 

@@ -2,6 +2,7 @@
 
 from truegain.methods.evaluation._answer_clusters import answer_clusters
 from truegain.methods.evaluation._best_of_n import best_of_n
+from truegain.methods.evaluation._best_of_n_kl import best_of_n_kl
 from truegain.methods.evaluation._best_temperature import best_temperature
 from truegain.methods.evaluation._brier_score import brier_score
 from truegain.methods.evaluation._calibration import Bin, Calibration, calibration, equal_mass_bins
@@ -9,11 +10,19 @@ from truegain.methods.evaluation._cluster_bootstrap import cluster_bootstrap
 from truegain.methods.evaluation._clustered_mean import clustered_mean
 from truegain.methods.evaluation._crossed_mean import crossed_mean
 from truegain.methods.evaluation._difference_mean import difference_mean
+from truegain.methods.evaluation._ensemble_disagreement import Disagreement, ensemble_disagreement
 from truegain.methods.evaluation._estimate import Estimate
 from truegain.methods.evaluation._interquartile_mean import interquartile_mean
 from truegain.methods.evaluation._kl_estimate import SequenceKL, kl_estimate
 from truegain.methods.evaluation._length_matched import LengthMatched, Stratum, length_matched
 from truegain.methods.evaluation._nested_bootstrap import nested_bootstrap
+from truegain.methods.evaluation._overoptimization import (
+    LawFit,
+    law_bon,
+    law_rl,
+    overoptimization_bon,
+    overoptimization_rl,
+)
 from truegain.methods.evaluation._paired_difference import paired_difference
 from truegain.methods.evaluation._pass_at_k import pass_at_k
 from truegain.methods.evaluation._pass_hat_k import pass_hat_k
@@ -29,12 +38,15 @@ from truegain.methods.evaluation._student_t import student_t_cdf, student_t_quan
 __all__ = [
     "Bin",
     "Calibration",
+    "Disagreement",
     "Estimate",
+    "LawFit",
     "LengthMatched",
     "SequenceKL",
     "Stratum",
     "answer_clusters",
     "best_of_n",
+    "best_of_n_kl",
     "best_temperature",
     "brier_score",
     "calibration",
@@ -42,11 +54,16 @@ __all__ = [
     "clustered_mean",
     "crossed_mean",
     "difference_mean",
+    "ensemble_disagreement",
     "equal_mass_bins",
     "interquartile_mean",
     "kl_estimate",
+    "law_bon",
+    "law_rl",
     "length_matched",
     "nested_bootstrap",
+    "overoptimization_bon",
+    "overoptimization_rl",
     "paired_difference",
     "pass_at_k",
     "pass_hat_k",

@@ -9,7 +9,7 @@ from truegain.core.component import component
 from truegain.core.errors import DataError
 
 
-@component("metric", cite="arXiv:2112.09332")
+@component("metric", cite=("arXiv:2112.09332", "github:tlc4418/llm_optimization src/bon/bon_sampling.py"))
 def best_of_n(proxy: Float[np.ndarray, "P K"], gold: Float[np.ndarray, "P K"], *, n: int = 1) -> Float[np.ndarray, "P"]:
     """The expected gold score of the best of n fresh completions by the proxy, without bias, for each problem.
 
@@ -35,14 +35,23 @@ def best_of_n(proxy: Float[np.ndarray, "P K"], gold: Float[np.ndarray, "P K"], *
         raise DataError(f"best_of_n: n={n} must lie between 1 and the {count} completions of a problem")
     if not np.isfinite(gold).all():
         raise DataError("best_of_n: a gold score is not finite")
-    ranked = np.where(np.isnan(proxy), -np.inf, proxy)
-    at_most = (ranked[:, None, :] <= ranked[:, :, None]).sum(axis=2)
-    below = (ranked[:, None, :] < ranked[:, :, None]).sum(axis=2)
-    weight = (_share(at_most, n, count) - _share(below, n, count)) / (at_most - below)
-    return (weight * gold).sum(axis=1)
+    weights = rank_weights(count, n)
+    out = np.empty(len(proxy))
+    for row, (scores, values) in enumerate(zip(np.where(np.isnan(proxy), -np.inf, proxy), gold, strict=True)):
+        order = np.argsort(scores, kind="stable")
+        _, tie = np.unique(scores[order], return_inverse=True)
+        shared = np.bincount(tie, weights=weights) / np.bincount(tie)
+        out[row] = float(shared[tie] @ values[order])
+    return out
 
 
-def _share(first: np.ndarray, n: int, count: int) -> np.ndarray:
-    """``C(first, n) / C(count, n)``: how many of the subsets lie within the ``first`` lowest."""
-    drawn = np.arange(n)
-    return (np.clip(first[..., None] - drawn, 0, None) / (count - drawn)).prod(axis=-1)
+def rank_weights(count: int, n: int) -> Float[np.ndarray, "K"]:
+    """How likely the completion of each rank is the best of n drawn from ``count`` without replacement. Sums to 1.
+
+    >>> rank_weights(4, 2).round(4).tolist()  # C(i-1, 1) / C(4, 2) = 0, 1, 2, 3 of 6
+    [0.0, 0.1667, 0.3333, 0.5]
+    """
+    # Downwards from the best, n / K: w_{i-1} = w_i (i - n) / (i - 1), of ratios below 1, so that nothing overflows.
+    rank = np.arange(count, 1, -1, dtype=np.float64)
+    falling = np.concatenate([[n / count], np.maximum(rank - n, 0.0) / (rank - 1)])
+    return np.cumprod(falling)[::-1]

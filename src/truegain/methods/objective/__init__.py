@@ -4,6 +4,8 @@ from truegain.methods.objective._adaptive_kl import adaptive_kl as adaptive_kl
 from truegain.methods.objective._after_cut import after_cut as after_cut
 from truegain.methods.objective._capped_ratio import capped_ratio as capped_ratio
 from truegain.methods.objective._carried_ratio import carried_ratio as carried_ratio
+from truegain.methods.objective._chi2_root import chi2_root as chi2_root
+from truegain.methods.objective._chi2_to_reference import chi2_to_reference as chi2_to_reference
 from truegain.methods.objective._corrected_kl_to_reference import corrected_kl_to_reference as corrected_kl_to_reference
 from truegain.methods.objective._coverage import coverage as coverage
 from truegain.methods.objective._credited_mean import credited_mean as credited_mean

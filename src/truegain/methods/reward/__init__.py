@@ -12,6 +12,8 @@ from truegain.methods.reward._known_reference import known_reference as known_re
 from truegain.methods.reward._log_sigmoid import log_sigmoid as log_sigmoid
 from truegain.methods.reward._malformed import malformed as malformed
 from truegain.methods.reward._match_calls import match_calls as match_calls
+from truegain.methods.reward._mean_member import mean_member as mean_member
+from truegain.methods.reward._median_member import median_member as median_member
 from truegain.methods.reward._multipliers import multipliers as multipliers
 from truegain.methods.reward._nonzero_reward import nonzero_reward as nonzero_reward
 from truegain.methods.reward._outcome import outcome as outcome
@@ -25,5 +27,7 @@ from truegain.methods.reward._stated_confidence import stated_confidence as stat
 from truegain.methods.reward._steps_if_unsolved import steps_if_unsolved as steps_if_unsolved
 from truegain.methods.reward._turn_discount import turn_discount as turn_discount
 from truegain.methods.reward._turn_sum import turn_sum as turn_sum
+from truegain.methods.reward._uncertainty_weighted import uncertainty_weighted as uncertainty_weighted
 from truegain.methods.reward._user_score import user_score as user_score
 from truegain.methods.reward._well_formed import well_formed as well_formed
+from truegain.methods.reward._worst_member import worst_member as worst_member
