@@ -19,7 +19,7 @@ from truegain.core.types import Problem, Rollout
 from truegain.recipes.dto import dto
 
 # A thought is a line: it works until the problem is solved at a known thought, and then may overturn the answer.
-PROBLEMS, SAMPLES, MOST, DEEPEST, TESTED = 200, 4, 20, 6, 20_000
+PROBLEMS, SAMPLES, MOST, DEEPEST, TESTED = 100, 4, 20, 6, 4_000
 GOOD, FLIP = 0.9, 0.05
 FORCED = {"open": 0.05, "right": 0.95, "wrong": 0.02}  # how often an answer forced there is right
 START = 2.0  # logit of going on, before and after the answer: 88 %
