@@ -27,6 +27,7 @@ from truegain.methods.objective import after_cut
 from truegain.policy.policy import Policy
 from truegain.recipes.r3l import r3l
 from truegain.tasks import make
+from truegain.tasks.judges import make_judge
 from truegain.train.folder import RunFolder
 from truegain.train.online import Setup, train
 
@@ -117,6 +118,9 @@ class Loop:
         self.writes, self.forked, self.round = list(writes), [], 0
         task = SimpleNamespace(name="toy", step_verdicts=lambda problem, text: verdicts)
         self.setup: Any = SimpleNamespace(task=task, form=SimpleNamespace(segment={"step": by_step}))
+
+    def judge(self, spec: str) -> Any:
+        return make_judge(spec, self.setup.task)
 
     def rewards(self, rollouts: Sequence[Rollout], *, first: bool = False) -> list[float]:
         return [r.facts.get("correct", math.nan) for r in rollouts]

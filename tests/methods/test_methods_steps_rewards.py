@@ -21,6 +21,7 @@ from truegain.methods.credit import by_step, min_form, spare_separators, step_re
 from truegain.methods.exploration import buy_by_risk, known_prior, process_consistent, running_reward
 from truegain.methods.reward import judged_steps
 from truegain.tasks import make
+from truegain.tasks.judges import make_judge
 from truegain.tasks.verdicts import pieces, step_verdicts
 
 D = torch.float64
@@ -353,16 +354,15 @@ def test_the_judge_knows_wrong_lines_wrong_answers_and_what_it_cannot_judge() ->
 def test_a_task_that_judges_no_steps_is_refused_by_name() -> None:
     row = Rollout(Problem("a", "a"), (), (1,), (0.0,), "x", "eos", ())
     for task in (SimpleNamespace(name="other"), make("bandit"), make("chain,style=direct")):
-        with pytest.raises(
-            WiringError, match=r"judged_steps fills column 'step_reward', and task '.*' judges no steps"
-        ):
-            judged_steps(SimpleNamespace(setup=SimpleNamespace(task=task)), [row], torch.tensor([[0]]))
+        loop = SimpleNamespace(judge=lambda spec, task=task: make_judge(spec, task))
+        with pytest.raises(WiringError, match=r"task '.*' judges no steps: take chain"):
+            judged_steps(loop, [row], torch.tensor([[0]]))
 
 
 def test_an_empty_row_has_no_judged_step() -> None:
     task: Any = make("chain,style=trace")
     rows = [Rollout(task.problem("train", i), (), (), (), text, "eos", ()) for i, text in enumerate(("x\ny", ""))]
-    loop = SimpleNamespace(setup=SimpleNamespace(task=task))
+    loop = SimpleNamespace(judge=lambda spec: make_judge(spec, task))
     found = judged_steps(loop, rows, torch.tensor([[0, 0, 1], [-1, -1, -1]]), wrong=0.0)["step_reward"]
     assert found[0].tolist() == [0.0, 0.0] and found[1].isnan().all()
 

@@ -196,6 +196,22 @@ class Engine(Protocol):
 
 
 @runtime_checkable
+class Judge(Protocol):
+    """Says how right completions are: an exact checker, or a model that is asked. Order is kept.
+
+    A row that it cannot judge is an abstention with its reason, never a 0.
+    """
+
+    def outcomes(self, rollouts: Sequence[Rollout]) -> Sequence[float | Abstain]:
+        """A number from 0 (wrong) to 1 (right) for each completion."""
+        ...
+
+    def steps(self, rollouts: Sequence[Rollout]) -> Sequence[Sequence[float] | Abstain]:
+        """The same for each step of each completion, counted as the segment `by_step` counts them."""
+        ...
+
+
+@runtime_checkable
 class Environment(Protocol):
     """TRL's ``environment_factory`` object, with snapshot and restore so that a fork restores the world.
 

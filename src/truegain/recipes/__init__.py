@@ -41,6 +41,7 @@ from truegain.recipes.lsc_transform import lsc_transform as lsc_transform
 from truegain.recipes.matchtir import matchtir as matchtir
 from truegain.recipes.math_shepherd import math_shepherd as math_shepherd
 from truegain.recipes.mhpo import mhpo as mhpo
+from truegain.recipes.noisy_verifier_correction import noisy_verifier_correction as noisy_verifier_correction
 from truegain.recipes.nsr_wreinforce import nsr_wreinforce as nsr_wreinforce
 from truegain.recipes.one_shot_rlvr import one_shot_rlvr as one_shot_rlvr
 from truegain.recipes.orpo_chi2 import orpo_chi2 as orpo_chi2
@@ -60,6 +61,7 @@ from truegain.recipes.reinforce_pp import reinforce_pp as reinforce_pp
 from truegain.recipes.reinforce_pp_baseline import reinforce_pp_baseline as reinforce_pp_baseline
 from truegain.recipes.remax import remax as remax
 from truegain.recipes.retro_search import retro_search as retro_search
+from truegain.recipes.resampling_limits import resampling_limits as resampling_limits
 from truegain.recipes.riskpo import riskpo as riskpo
 from truegain.recipes.rloo import rloo as rloo
 from truegain.recipes.rm_ensemble_conservative import rm_ensemble_conservative as rm_ensemble_conservative

@@ -24,14 +24,16 @@ def r3l(
     alpha: float = 3.0,
     tau: float = 1.0,
     diagnoser: Literal["verdicts", "policy"] = "verdicts",
+    judge: str = "task",
     hint: str = "",
     pivot: bool = True,
 ) -> Train:
     """Failed rollouts are tried again from their first wrong step; gradients flow only after it; successes count more.
 
     ``alpha`` multiplies advantages above 0, ``tau`` >= 0 divides the loss by 1 + tau. ``diagnoser`` is ``verdicts``
-    (the task's judge) or ``policy``; ``hint`` is what the judge says, with ``{step}`` and ``{line}``. ``pivot=False``
-    trains what a rollout and its retry share as well. Needs a task that judges steps, or a policy that can reflect.
+    (of ``judge``: ``task``, its own, or ``openai:MODEL@URL``) or ``policy``; ``hint`` is what the judge says, with
+    ``{step}`` and ``{line}``. ``pivot=False`` trains what a rollout and its retry share as well. Needs a task that
+    judges steps, a model as its judge, or a policy that can reflect.
     """
     term = Term(
         credit=(
@@ -44,7 +46,7 @@ def r3l(
     )
     return Train(
         reward=reward.outcome,
-        resample=partial(exploration.reflect_retry, diagnoser=diagnoser, hint=hint),
+        resample=partial(exploration.reflect_retry, diagnoser=diagnoser, judge=judge, hint=hint),
         segment={"step": credit.by_step},
         probe=credit.fork_cuts,
         terms=(term,),

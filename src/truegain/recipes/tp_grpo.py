@@ -16,8 +16,8 @@ from truegain.methods import credit, objective, reward
     cite="He et al. 2025, TP-GRPO",
     differs="known from its abstract and reviews: constants (`right`, `wrong`, `power`), the dependence on skill and "
     "whether a thought has its own reward or the sum to the end (`spread`) are choices made here; the judge is the "
-    "task's exact one (paper: a language model that looks for reflections); off-policy means several optimiser steps "
-    "per batch, samples of earlier batches are not replayed; lr suits the tiny policy",
+    "task's exact one unless `judge` names a model (paper: a language model that looks for reflections); off-policy "
+    "means several optimiser steps per batch, samples of earlier batches are not replayed; lr suits the tiny policy",
 )
 def tp_grpo(
     right: float = 0.5,
@@ -25,13 +25,14 @@ def tp_grpo(
     power: float = 1.0,
     spread: Literal["own", "to_go"] = "own",
     updates: int = 2,
+    judge: str = "task",
     clip: float = 0.2,
 ) -> Train:
     """Neighbouring steps that a judge labels alike are one thought; each is paid as the model's skill allows.
 
     ``right`` is what a right thought earns where every sibling is right, falling with their share to ``power``;
     ``wrong`` what a wrong one costs in a row that ends wrong. ``updates`` optimiser steps are taken per batch, within
-    the ratio's ``clip``.
+    the ratio's ``clip``. ``judge`` is ``task``, the task's own exact one, or a model, ``openai:MODEL@URL``.
     """
     thoughts = partial(credit.thought_rewards, right=right, wrong=wrong, power=power, spread=spread)
     term = Term(
@@ -42,7 +43,7 @@ def tp_grpo(
     return Train(
         reward=reward.outcome,
         segment={"step": credit.by_step},
-        probe=reward.judged_steps,
+        probe=partial(reward.judged_steps, judge=judge),
         plan=partial(objective.minibatches, count=updates),
         terms=(term,),
         loop=Loop(samples=8, lr=1e-4),

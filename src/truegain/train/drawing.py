@@ -15,9 +15,10 @@ from truegain.core.component import Member, call, spec_of
 from truegain.core.draws import draw_key
 from truegain.core.errors import DataError, RunError, WiringError
 from truegain.core.forms import Train, members
-from truegain.core.types import Abstain, Problem, Request, Rollout, Sample, Sampling, Split, Task, Turn
+from truegain.core.types import Abstain, Judge, Problem, Request, Rollout, Sample, Sampling, Split, Task, Turn
 from truegain.rollout.batch import to_columns
 from truegain.rollout.collect import collect, score_rollouts
+from truegain.tasks.judges import make_judge
 from truegain.train.ledger import Ledger, ModelCost, attended, model_cost, spend
 from truegain.train.models import Model
 from truegain.train.setup import Setup, State, facts_of
@@ -62,6 +63,7 @@ class Draw:
     round: int = 0
     calls: int = 0
     ledger: Ledger = field(default_factory=Ledger)
+    refused: dict[int, str] = field(default_factory=dict[int, str])
 
     @property
     def prompts(self) -> int:
@@ -72,6 +74,14 @@ class Draw:
     def samples(self) -> int:
         """Completions per problem that the loop asks for."""
         return self.setup.form.loop.samples
+
+    def judge(self, spec: str) -> Judge:
+        """Who says how right a rollout is: ``task``, the task's own exact judge, or ``openai:MODEL@URL``."""
+        return make_judge(spec, self.setup.task)
+
+    def refuse(self, row: int, reason: str) -> None:
+        """Of a probe: row ``row`` of its rollouts could not be judged; it leaves the batch as an abstention."""
+        self.refused[row] = reason
 
     def fresh(self, count: int) -> list[Rollout]:
         """All samples of the ``count`` next train problems; those without a verdict hold the fact ``abstained``."""

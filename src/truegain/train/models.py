@@ -68,7 +68,8 @@ class Model:
         head: Any = self.policy.model.get_output_embeddings()
         if self.optimiser is None or head is None:
             return None
-        trained = {id(weight): master for weight, master in self.masters.values()}.get(id(head.weight), head.weight)
+        masters = {id(weight): master for weight, master in self.masters.values()}
+        trained: Tensor = masters.get(id(head.weight), head.weight)
         state = self.optimiser.state.get(trained)
         if not state:
             return None

@@ -86,7 +86,11 @@ def one_step(setup: Setup, models: Mapping[str, Model], state: State) -> dict[st
     logs, norms, passed, batch = Logs(), dict[str, float](), Ledger(), None
     if rollouts:
         with memory("log-prob pass", form.loop, state.step + 1):
-            batch, logs, probed = shape(setup, models, state, rollouts)
+            shaped = shape(setup, models, state, rollouts)
+        batch, logs, rollouts, probed = shaped.batch, shaped.logs, shaped.rollouts, shaped.spent
+        drawn = _with_refused(drawn, shaped.refused)
+        if not rollouts:
+            raise _refused(setup, state.step, drawn, _all_abstained(drawn))
         if bad := not_finite(batch):
             why = f"the reward of {len(bad)} rows is not finite; no weight was touched. Mend the reward"
             raise _refused(setup, state.step, [rollouts[i] for i in bad], why)
@@ -192,8 +196,14 @@ def _line(
     return line | _completion_logs(drawn) | {"learning_rate": optimiser.param_groups[0]["lr"]}
 
 
+def _with_refused(drawn: Sequence[Rollout], refused: Sequence[Rollout]) -> list[Rollout]:
+    """The drawn rollouts, with the abstention of those that a probe could not judge."""
+    why = {(r.problem.id, r.key): r for r in refused}
+    return [why.get((r.problem.id, r.key), r) for r in drawn]
+
+
 def _all_abstained(drawn: Sequence[Rollout]) -> str:
-    reason, count = Counter(str(r.facts["abstained"]) for r in drawn).most_common(1)[0]
+    reason, count = Counter(str(r.facts["abstained"]) for r in drawn if "abstained" in r.facts).most_common(1)[0]
     share = "each time" if count == len(drawn) else f"{count} of {len(drawn)} times"
     return f"every rollout's check abstained ({share}: {reason}), so there is nothing to train on; mend the check"
 

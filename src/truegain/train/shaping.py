@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -26,25 +27,44 @@ from truegain.train.models import Model
 from truegain.train.setup import Setup, State, facts_of
 
 
-def shape(
-    setup: Setup, models: Mapping[str, Model], state: State, rollouts: Sequence[Rollout]
-) -> tuple[Batch, Logs, Ledger]:
-    """The batch with every column that the form names up to the reward, its logs, and what the probes cost."""
+@dataclass(frozen=True)
+class Shaped:
+    """The batch with its rollouts, the rollouts that a probe refused (with their reason), logs and the probes' cost."""
+
+    batch: Batch
+    rollouts: list[Rollout]
+    refused: list[Rollout]
+    logs: Logs
+    spent: Ledger
+
+
+def shape(setup: Setup, models: Mapping[str, Model], state: State, rollouts: Sequence[Rollout]) -> Shaped:
+    """The batch with every column that the form names up to the reward; rows that a probe refused are out of it."""
     form, device = setup.form, setup.policy.device
     batch = before_probes(setup, models, rollouts)
     spent, facts = Ledger(), facts_of(form, state.step)
     logs: Logs = {}
+    kept, refused = list(rollouts), list[Rollout]()
     for member in members(form.probe):
         spec = spec_of(member)
         draw = Draw(setup, models, state, "probed", spec.full_name)
-        found, more = call(member, {**batch, "roles": models, "draw": draw, "rollouts": tuple(rollouts)}, facts)  # pyright: ignore[reportArgumentType]
+        found, more = call(member, {**batch, "roles": models, "draw": draw, "rollouts": tuple(kept)}, facts)  # pyright: ignore[reportArgumentType]
         if set(found) != set(spec.fills):
             raise WiringError(f"{spec.full_name} gave {sorted(found)}; it says that it fills {list(spec.fills)}")
         batch = batch.add(**{name: value.to(device) for name, value in found.items()})
         logs |= {name: (float(value), 1.0) for name, value in more.items()}
         spent += draw.ledger
+        for row, reason in sorted(draw.refused.items()):
+            refused.append(replace(kept[row], facts={**kept[row].facts, "abstained": f"{spec.full_name}: {reason}"}))
+        if draw.refused:
+            left = [i for i in range(len(kept)) if i not in draw.refused]
+            kept = [kept[i] for i in left]
+            batch = batch.take(torch.tensor(left, dtype=torch.long, device=device))
+            batch = Batch(**{**batch, "group": segments.dense(batch["group"])})
+        if not kept:
+            return Shaped(batch, kept, refused, logs, spent)
     batch, more = arithmetic.reward_stage(form, batch, facts)
-    return batch, merge(logs, more, _reward_logs(batch)), spent
+    return Shaped(batch, kept, refused, merge(logs, more, _reward_logs(batch)), spent)
 
 
 def before_probes(setup: Setup, models: Mapping[str, Model], rollouts: Sequence[Rollout]) -> Batch:

@@ -8,7 +8,7 @@ from typing import Any, Literal, cast
 
 from truegain.core.component import component
 from truegain.core.errors import SettingError, WiringError
-from truegain.core.types import Message, Resampled, Rollout
+from truegain.core.types import Abstain, Message, Resampled, Rollout
 
 Place = tuple[int, str]
 ASK = '\nWhat went wrong? Answer in JSON: {"retry_from_step": number from 0, "guidance": "one sentence"}\n'
@@ -22,6 +22,7 @@ def reflect_retry(
     rollouts: Sequence[Rollout],
     *,
     diagnoser: Literal["verdicts", "policy"] = "verdicts",
+    judge: str = "task",
     hint: str = "",
     ask: str = ASK,
     reflection_tokens: int = 128,
@@ -31,9 +32,10 @@ def reflect_retry(
     """Go back to where each failed rollout went wrong, with a hint of what it was, and try again from there.
 
     A rollout whose first reward is below ``success`` is diagnosed: which step of the form's segment ``step`` to retry,
-    and what to say. ``"verdicts"`` takes the first step that the task's own exact judge calls wrong, and ``hint``, with
-    ``{step}`` and ``{line}`` filled in. ``"policy"`` writes ``ask`` behind the rollout, draws up to
-    ``reflection_tokens`` and reads the first JSON object in them; whatever cannot be read leaves an ordinary rollout.
+    and what to say. ``"verdicts"`` takes the first step that ``judge`` (``task``, the task's own exact one, or
+    ``openai:MODEL@URL``) calls wrong, none where it abstains, and ``hint``, with ``{step}`` and ``{line}`` filled in.
+    ``"policy"`` writes ``ask`` behind the rollout, draws up to ``reflection_tokens`` and reads the first JSON object in
+    them; whatever cannot be read leaves an ordinary rollout.
     ``tries`` retries are forked from the step's first token. The hint stands before a text prompt, or behind the last
     message, and only the sampler sees it: retries are trained on the prompt without it (``context``), and so that all
     rows of a problem stay one group, the others of the problem are given that context too.
@@ -47,10 +49,11 @@ def reflect_retry(
     >>> from types import SimpleNamespace
     >>> from truegain.core.types import Problem
     >>> row = Rollout(Problem("a", "a"), (), (1, 2), (0.0, 0.0), "x\\ny", "eos", (), key=7)
-    >>> task = SimpleNamespace(name="chain", step_verdicts=lambda problem, text: [1.0, 0.0])
+    >>> said = SimpleNamespace(steps=lambda rollouts: [[1.0, 0.0]])
     >>> form = SimpleNamespace(segment={"step": lambda text, spans: [0, 0, 1]})
     >>> policy = SimpleNamespace(decode=lambda ids: "x\\ny"[: len(ids) * 2])
-    >>> loop = SimpleNamespace(setup=SimpleNamespace(task=task, form=form), round=0, rewards=lambda rows, first: [0.0])
+    >>> loop = SimpleNamespace(setup=SimpleNamespace(form=form), round=0, rewards=lambda rows, first: [0.0])
+    >>> loop.judge = lambda spec: said
     >>> loop.fork = lambda places, samples: [replace(row, parent="7", cut=cut) for row, cut in places]
     >>> [r.cut for r in reflect_retry({"policy": SimpleNamespace(policy=policy)}, loop, [row]).add]
     [1]
@@ -72,7 +75,8 @@ def reflect_retry(
         reflections = draw.fork([(r, len(r.ids)) for r in failed], 1, insert=ask, max_tokens=reflection_tokens)
         found = [_read(policy, r, made) for r, made in zip(failed, reflections, strict=True)]
     else:
-        found = [_judged(draw.setup.task, r, segment, hint) for r in failed]
+        said = draw.judge(judge).steps(failed)
+        found = [_judged(r, verdicts, segment, hint) for r, verdicts in zip(failed, said, strict=True)]
     starts = [_start(policy, segment, r, place) for r, place in zip(failed, found, strict=True)]
     chosen = [i for i, start in enumerate(starts) if start is not None]
     forked = draw.fork([(_hinted(policy, failed[i], found[i]), starts[i]) for i in chosen], tries)
@@ -93,15 +97,10 @@ def _words(place: Place | None) -> str:
     return "" if place is None else place[1]
 
 
-def _judged(task: Any, rollout: Rollout, segment: Any, hint: str) -> Place | None:
-    """The first step that the task's judge calls wrong; None when it finds none."""
-    judge = getattr(task, "step_verdicts", None)
-    verdicts = None if judge is None else judge(rollout.problem, rollout.text)
-    if verdicts is None:
-        raise WiringError(
-            f"reflect_retry: task {task.name!r} judges no steps: take chain, sort or add with style=trace, or "
-            "diagnoser='policy'"
-        )
+def _judged(rollout: Rollout, verdicts: Sequence[float] | Abstain, segment: Any, hint: str) -> Place | None:
+    """The first step that the judge calls wrong; None when it finds none, or abstains."""
+    if isinstance(verdicts, Abstain):
+        return None
     wrong = next((n for n, verdict in enumerate(verdicts) if verdict < 0.5), None)
     if wrong is None:
         return None
