@@ -16,7 +16,7 @@ from truegain.methods import credit, objective, reward, verifier
     cite="Cai et al. 2025, verifiable yet noisy rewards",
     differs="known from a secondary source and derived anew: no deviation divides the advantages, as that would cancel "
     "any correction at equal rates (how the paper hooks it into GRPO is not known); the share of appeals, the way the "
-    "rate is smoothed and the floor of the correction by prompt are chosen here; the noise of the embedded tasks, whose "
+    "rate is smoothed and the floor of the correction by prompt are chosen here; the noise of embedded tasks, whose "
     "checkers do not err, is simulated on request; lr suits the tiny policy",
 )
 def noisy_verifier_correction(
