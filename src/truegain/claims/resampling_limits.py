@@ -19,7 +19,7 @@ CLAIM = Claim(
     name="resampling-limits",
     system="resampling-limits",
     states="On 1000 tasks, with a test that accepts a quarter of the wrong answers, one try of a model right 70 % of "
-    "the time is right more often than the first accepted answer out of a thousand tries of one right 30 % of the time; "
+    "the time is right more often than the first accepted answer of a thousand tries of one right 30 % of the time; "
     "ceilings by the formula and the numbers of tries that pay most stand beside it.",
     unit="accuracy",
     one_seed=_one_seed,

@@ -69,7 +69,7 @@ class Model:
         if self.optimiser is None or head is None:
             return None
         masters = {id(weight): master for weight, master in self.masters.values()}
-        trained: Tensor = masters.get(id(head.weight), head.weight)
+        trained: Any = masters.get(id(head.weight), head.weight)
         state = self.optimiser.state.get(trained)
         if not state:
             return None

@@ -34,7 +34,7 @@ def appeals(
     if not 0 <= share <= 1:
         raise SettingError(f"appeals: share={share} must lie in [0, 1]")
     chosen = [n for n, row in enumerate(rollouts) if float(score[n]) < 0.5 and _chance(row) < share]
-    found = draw.judge(judge).outcomes([rollouts[n] for n in chosen]) if chosen else []
+    found: Sequence[float | Abstain] = draw.judge(judge).outcomes([rollouts[n] for n in chosen]) if chosen else ()
     out = torch.full_like(score, float("nan"))
     for n, value in zip(chosen, found, strict=True):
         out[n] = float("nan") if isinstance(value, Abstain) else float(value >= 0.5)

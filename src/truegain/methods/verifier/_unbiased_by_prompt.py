@@ -25,7 +25,7 @@ def unbiased_by_prompt(
 
     >>> import torch
     >>> rates = torch.tensor([0.0, 0.1]), torch.tensor([0.0, 0.6])
-    >>> unbiased_by_prompt(torch.ones(2), *rates)
+    >>> unbiased_by_prompt(torch.ones(2), *rates).round()
     tensor([1., 3.])
     """
     if not 0 < floor <= 1:
