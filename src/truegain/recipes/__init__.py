@@ -60,8 +60,8 @@ from truegain.recipes.reinforce import reinforce as reinforce
 from truegain.recipes.reinforce_pp import reinforce_pp as reinforce_pp
 from truegain.recipes.reinforce_pp_baseline import reinforce_pp_baseline as reinforce_pp_baseline
 from truegain.recipes.remax import remax as remax
-from truegain.recipes.retro_search import retro_search as retro_search
 from truegain.recipes.resampling_limits import resampling_limits as resampling_limits
+from truegain.recipes.retro_search import retro_search as retro_search
 from truegain.recipes.riskpo import riskpo as riskpo
 from truegain.recipes.rloo import rloo as rloo
 from truegain.recipes.rm_ensemble_conservative import rm_ensemble_conservative as rm_ensemble_conservative

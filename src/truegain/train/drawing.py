@@ -149,7 +149,7 @@ class Draw:
             for parent, cut, sample in rows
         ]
         stop = tuple(getattr(self.setup.task, "stop", ()))
-        sampling = Sampling(max(1, *rooms), heat, stop=stop, samplers=self._samplers())
+        sampling = Sampling(max((1, *rooms)), heat, stop=stop, samplers=self._samplers())
         drawn = model.engine.generate(requests, sampling) if rows else []
         self.calls += 1
         made = [
