@@ -14,6 +14,7 @@ from truegain.report.curves import curves, ledger
 from truegain.report.escape import visible
 from truegain.report.examples import examples
 from truegain.report.figures import calibration_figure, length_figure, pass_curves
+from truegain.report.frontier import frontier
 from truegain.report.load import Run, load_run, seed_folders
 from truegain.report.remarks import label, remarks
 from truegain.report.tables import BASE, TRAINED, Table, accuracy, flat, gain, tabulate
@@ -54,6 +55,7 @@ def build_data(runs: Sequence[Run], *, name: str) -> dict[str, Any]:
         data["sentence"] = f"{data['reason'][0].upper()}{data['reason'][1:]}."
     data["pass_at_k"] = pass_curves(tables, arms)
     data["length_matched"] = length_figure(tables)
+    data["frontier"] = frontier(tables, arms)
     data["calibration"] = calibration_figure(tables)
     data["curves"] = curves(runs)
     data["examples"] = examples(tables)

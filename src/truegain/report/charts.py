@@ -138,7 +138,7 @@ def line_chart(series: Sequence[Series], x: Axis, y: Axis, *, name: str) -> str:
 
 @dataclass(frozen=True)
 class Whisker:
-    """A dot at (x, y) with a vertical interval; ``size`` is its radius in pixels."""
+    """A dot at (x, y) with a vertical interval, perhaps a horizontal one; ``size`` is its radius in pixels."""
 
     tone: str
     x: float
@@ -147,19 +147,28 @@ class Whisker:
     high: float
     size: float
     note: str
+    across: tuple[float, float] | None = None
+    hollow: bool = False
 
 
-def dot_chart(dots: Sequence[Whisker], x: Axis, y: Axis, *, name: str, diagonal: bool = False) -> str:
-    """Dots with intervals, over the diagonal of perfect agreement when asked."""
-    parts = [_frame(x, y)]
+def dot_chart(
+    dots: Sequence[Whisker], x: Axis, y: Axis, *, name: str, diagonal: bool = False, lines: Sequence[Series] = ()
+) -> str:
+    """Dots with intervals, over lines, and over the diagonal of perfect agreement when asked."""
+    parts = [_frame(x, y), *(_draw(line, x, y) for line in lines)]
     if diagonal:
         ends = f'x1="{_x(x, x.low):.1f}" y1="{_y(y, y.low):.1f}" x2="{_x(x, x.high):.1f}" y2="{_y(y, y.high):.1f}"'
         parts.append(f'<line class="diagonal" {ends}/>')
     for d in dots:
         cx, cy, low, high = (f"{v:.1f}" for v in (_x(x, d.x), _y(y, d.y), _y(y, d.low), _y(y, d.high)))
+        bar = ""
+        if d.across is not None:
+            left, right = (f"{_x(x, v):.1f}" for v in d.across)
+            bar = f'<line class="whisker {d.tone}" x1="{left}" x2="{right}" y1="{cy}" y2="{cy}"/>'
         parts.append(
             f'<g><title>{escape(d.note)}</title><line class="whisker {d.tone}" x1="{cx}" x2="{cx}" y1="{low}" '
-            f'y2="{high}"/><circle class="dot {d.tone}" cx="{cx}" cy="{cy}" r="{d.size:.1f}"/></g>'
+            f'y2="{high}"/>{bar}<circle class="dot {d.tone}{" hollow" if d.hollow else ""}" cx="{cx}" cy="{cy}" '
+            f'r="{d.size:.1f}"/></g>'
         )
     return _svg("".join(parts), name)
 

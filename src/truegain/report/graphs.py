@@ -108,7 +108,7 @@ def pass_chart(data: Data) -> str:
         for name, arm in (("Before", "base"), ("After", "trained"))
         if arm in curves["arms"]
     ]
-    return figure("Solved within k tries", text, legend, chart, _mini(("", "In one try", f"In {curves['n']}"), rows))
+    return figure("Solved within k tries", text, legend, chart, mini(("", "In one try", f"In {curves['n']}"), rows))
 
 
 def _share(value: float | None) -> str:
@@ -139,12 +139,12 @@ def length_chart(data: Data) -> str:
         (name, _share(found[arm] if found["difference"] else None), f"{found['mean_tokens'][arm]:.1f}")
         for name, arm in (("Before", "base"), ("After", "trained"))
     ]
-    table = _mini(("", "Right, lengths matched", "Mean tokens"), rows)
+    table = mini(("", "Right, lengths matched", "Mean tokens"), rows)
     legend = [("base", "Base model"), ("trained", "Trained")]
     return figure("Accuracy at equal length", text, legend, chart, table)
 
 
-def _mini(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def mini(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A small table; the first column names the rows."""
     top = "".join(
         f'<th scope="col"{" class=right" if i else ""}>{escape(h).replace(" %", "&nbsp;%")}</th>'
@@ -188,7 +188,7 @@ def calibration_chart(data: Data) -> str:
         "temperature 1. On the dashed line the model is as sure as it is right; below it, too sure."
     )
     legend = [(tone(a), n) for a, n in (("base", "Base model"), ("trained", "Trained")) if data["calibration"].get(a)]
-    table = _mini(("", "Off by, points (95 %)", "Confidence", "Brier score"), rows)
+    table = mini(("", "Off by, points (95 %)", "Confidence", "Brier score"), rows)
     return figure("Does agreement mean right?", text, legend, chart, table)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from truegain.report import graphs
 from truegain.report.escape import escape
+from truegain.report.frontier_chart import frontier_chart
 from truegain.report.verdict import points, span
 
 Data = Mapping[str, Any]
@@ -99,6 +100,7 @@ def reach(data: Data) -> str:
     charts = [
         graphs.pass_chart(data) if data["pass_at_k"] else "",
         graphs.length_chart(data) if data["length_matched"] else "",
+        frontier_chart(data) if data.get("frontier") else "",
         graphs.calibration_chart(data) if data["calibration"] else "",
     ]
     found = "".join(charts)
