@@ -15,7 +15,7 @@ from truegain.recipes.grpo import grpo
 @system(
     "length",
     paper="arXiv:2511.09158",
-    cite="CRF 2025, Efficient reasoning via reward model",
+    cite="Wang et al. 2025, CRF: efficient reasoning via reward model",
     differs="known from a review: alpha 0.5, the annealing 1 - progress and the difficulty (the group's accuracy) are "
     "choices made here; without `model` the score is a rule, the share of lines that neither reflect nor repeat "
     "(paper: a reward model of 3 billion parameters fitted to a large judge's labels; its training is an ordinary fit "

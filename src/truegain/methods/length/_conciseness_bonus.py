@@ -32,7 +32,7 @@ def conciseness_bonus(
 
     ``alpha`` >= 0; ``anneal`` in [0, 1], 0 keeps s at 1. The source's forms of s and d and its alpha are not known to
     us. A NaN score makes a right row NaN, which the loop refuses, and leaves a wrong one alone. Raises SettingError for
-    knobs out of bounds. Source: CRF 2025, its reward.
+    knobs out of bounds. Source: Wang et al. 2025 (CRF), its reward.
 
     >>> import torch
     >>> earned, group = torch.tensor([1.0, 1.0, 0.0]), torch.tensor([0, 0, 0])

@@ -14,7 +14,7 @@ def conciseness_of_model(
 
     Fills ``conciseness[B]``. A role with a head that fills ``model_reward`` is such a model; the source trains one of
     3 billion parameters on labels 0.1 to 1.0 that a large judge gave. A NaN stays: the loop refuses the row if it is
-    right, and a wrong row never feels it. Source: CRF 2025, section 3.
+    right, and a wrong row never feels it. Source: Wang et al. 2025 (CRF).
 
     >>> import torch
     >>> conciseness_of_model(torch.tensor([[0.2, 0.6], [7.0, 7.0], [-1.0, 0.0]]))
