@@ -187,30 +187,28 @@ def summary(rows: Mapping[str, list[dict[str, float]]]) -> dict[str, Any]:
 
 
 def picture(arms: Mapping[str, Any], path: Path) -> None:
-    """Accuracy against tokens with intervals of both; the same file every time."""
+    """A row per arm and a panel per figure, with intervals; the same file every time."""
     import matplotlib
 
     matplotlib.use("svg")
     import matplotlib.pyplot as plt
 
     plt.rcParams["svg.hashsalt"] = "truegain"
-    figure, axes = plt.subplots(figsize=(7.2, 4.4), layout="constrained")
-    tones = {
-        "before training": "#777777",
-        "grpo": "#1f6f8b",
-        "plain penalty": "#b8322a",
-        "plain penalty, doubled": "#b8322a",
-    }
-    for name, row in arms.items():
-        x, y = row["tokens"], row["accuracy"]
-        tone = tones.get(name, "#2c7a4b")
-        across = [[x["mean"] - x["low"]], [x["high"] - x["mean"]]]
-        up = [[100 * (y["mean"] - y["low"])], [100 * (y["high"] - y["mean"])]]
-        axes.errorbar(x["mean"], 100 * y["mean"], xerr=across, yerr=up, fmt="o", color=tone, capsize=2)
-        axes.annotate(name, (x["mean"], 100 * y["mean"]), xytext=(5, 4), textcoords="offset points", color=tone)
-    axes.set_xlabel("tokens per answer")
-    axes.set_ylabel("right answers, %")
-    axes.set_ylim(bottom=0)
+    panels = (("accuracy", 100, "right, %"), ("accuracy, two hardest kinds", 100, "right on the two hardest kinds, %"))
+    panels = (*panels, ("tokens", 1, "tokens per answer"))
+    figure, axes = plt.subplots(1, len(panels), figsize=(10, 4), sharey=True, layout="constrained")
+    tones = {"before training": "#777777", "grpo": "#1f6f8b", "plain penalty": "#b8322a"}
+    names = list(arms)[::-1]
+    for axis, (key, times, label) in zip(axes, panels, strict=True):
+        for place, name in enumerate(names):
+            row = {end: times * value for end, value in arms[name][key].items()}
+            away = [[row["mean"] - row["low"]], [row["high"] - row["mean"]]]
+            tone = tones.get(name.partition(",")[0], "#2c7a4b")
+            axis.errorbar(row["mean"], place, xerr=away, fmt="o", color=tone, capsize=2)
+        axis.set_xlabel(label)
+        axis.set_xlim(left=0)
+        axis.grid(axis="x", color="#e4e4e4")
+    axes[0].set_yticks(range(len(names)), names)
     figure.savefig(path, metadata={"Date": None})
 
 
@@ -220,7 +218,11 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--redraw", action="store_true", help="only draw the figure of the results that are there")
     options = parser.parse_args()
+    if options.redraw:
+        picture(json.loads((options.out / "length.json").read_text())["arms"], options.out / "length.svg")
+        return
     rows: dict[str, list[dict[str, float]]] = {name: [] for name in ("before training", *ARMS)}
     for seed in range(options.first, options.first + options.seeds):
         rows["before training"].append({**tested(start(), seed), "batches": 0.0})
