@@ -51,6 +51,8 @@ _ROWS: tuple[tuple[str, str, Kind, str, str], ...] = (
     ),
     ("logp", "B,T", "float", "the current log-prob; carries gradient", "the learner"),
     ("ref_logp", "B,T", "float", "log-prob under the reference model", "a role that fills it"),
+    ("rm_logp", "B,T", "float", "log-prob under a language model that is a reward model", "a role that fills it"),
+    ("rm_ref_logp", "B,T", "float", "log-prob under what that model was trained from", "a role that fills it"),
     (
         "entropy",
         "B,T",

@@ -21,7 +21,9 @@ from truegain.policy.policy import Policy
 from truegain.rollout.engines import engine_for
 from truegain.train import checkpoint
 
-FILLED = ("ref_logp", "value", "model_reward", "step_reward")
+LOGPS = ("ref_logp", "rm_logp", "rm_ref_logp")
+"""Columns that a language model fills, without a head."""
+FILLED = (*LOGPS, "value", "model_reward", "step_reward")
 """Columns that a role can fill; ``value`` comes with ``old_value``, or, of several, ``old_values``."""
 
 
@@ -125,7 +127,7 @@ def check_roles(form: Train) -> None:
     for name, role in form.roles.items():
         if role.fills not in FILLED:
             raise WiringError(f"role {name!r} fills {role.fills!r}; a role can fill {', '.join(FILLED)}")
-        if role.head == (role.fills == "ref_logp"):
+        if role.head == (role.fills in LOGPS):
             needs = "no head: log-probs come from the language model" if role.head else "head=True to give one number"
             raise WiringError(f"role {name!r}, which fills {role.fills!r}, needs {needs}")
         trained = any(term.role == name for term in form.terms)

@@ -103,6 +103,9 @@ def add_models(form: Train, models: Mapping[str, Model], batch: Batch, prompts: 
         fills = None if model.role is None else model.role.fills
         if fills == "ref_logp":
             batch = batch.add(ref_logp=logp_pass(model.policy, prompts, batch, loop))
+        elif fills in ("rm_logp", "rm_ref_logp"):
+            # A reward model was trained at temperature 1, whatever the loop samples at.
+            batch = batch.add(**{fills: logp_pass(model.policy, prompts, batch, loop, temperature=1.0)})
         elif fills == "value" and named & {"old_value", "old_values"}:
             critics.append(value_pass(model, prompts, batch, loop))
         elif fills == "model_reward":

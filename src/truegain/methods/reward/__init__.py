@@ -7,6 +7,8 @@ from truegain.methods.reward._discount_likely import discount_likely as discount
 from truegain.methods.reward._extreme_ranks import extreme_ranks as extreme_ranks
 from truegain.methods.reward._implicit import Solver as Solver
 from truegain.methods.reward._implicit import hypergradient as hypergradient
+from truegain.methods.reward._implicit_outcome import implicit_outcome as implicit_outcome
+from truegain.methods.reward._implicit_steps import implicit_steps as implicit_steps
 from truegain.methods.reward._judged_steps import judged_steps as judged_steps
 from truegain.methods.reward._known_reference import known_reference as known_reference
 from truegain.methods.reward._log_sigmoid import log_sigmoid as log_sigmoid
@@ -29,5 +31,6 @@ from truegain.methods.reward._turn_discount import turn_discount as turn_discoun
 from truegain.methods.reward._turn_sum import turn_sum as turn_sum
 from truegain.methods.reward._uncertainty_weighted import uncertainty_weighted as uncertainty_weighted
 from truegain.methods.reward._user_score import user_score as user_score
+from truegain.methods.reward._weakest_step import weakest_step as weakest_step
 from truegain.methods.reward._well_formed import well_formed as well_formed
 from truegain.methods.reward._worst_member import worst_member as worst_member
