@@ -16,7 +16,7 @@ from truegain.recipes.orpo_chi2 import orpo_chi2
 from truegain.recipes.rm_ensemble_conservative import on_members
 
 ORDINARY, RARE, RARE_MASS = 97, 3, 0.002
-STEPS, ROWS, LR = 150, 128, 0.1
+STEPS, ROWS, LR = 200, 4096, 0.05  # rows enough that the rare actions are drawn from the start
 SCALES = (1.0, 0.3, 0.1)
 
 
