@@ -97,7 +97,7 @@ def others_python() -> str | None:
 
 def made(backend: str, user: str) -> Iterator[Any]:
     """A sandbox of that backend, run by that user; skips the test, with the reason, where it does not work here."""
-    from truegain.runtime._backend import unusable
+    from truegain.runtime.backend import unusable
 
     if user == "nobody":
         python = others_python()

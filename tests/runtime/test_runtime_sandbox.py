@@ -16,7 +16,8 @@ from sandboxes import LIMITS, WAYS, made
 
 from truegain.core.errors import SettingError
 from truegain.core.types import Abstain
-from truegain.runtime import Limits, Program, Ran, Sandbox, _backend
+from truegain.runtime import Limits, Program, Ran, Sandbox
+from truegain.runtime import backend as backends
 from truegain.runtime.inside import confine
 
 IGNORING = """
@@ -373,7 +374,7 @@ def test_a_program_may_import_from_the_folders_it_is_given(tmp_path: Path) -> No
         (place / "given.py").write_text("value = 9\n")
         place.chmod(0o755)
         for backend in ("bubblewrap", "landlock"):
-            if _backend.unusable(backend) is None:  # type: ignore[arg-type]
+            if backends.unusable(backend) is None:  # type: ignore[arg-type]
                 with own(backend, read=[place]) as box:
                     assert ran(box, "import given; print(given.value)").stdout == "9\n"
                     assert ran(box, f"open({str(place / 'new')!r}, 'w')").exit == 1
@@ -385,7 +386,7 @@ def test_a_program_may_import_from_the_folders_it_is_given(tmp_path: Path) -> No
 
 
 def test_where_no_sandbox_works_it_refuses_and_names_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_backend, "unusable", lambda backend: "it is missing")
+    monkeypatch.setattr(backends, "unusable", lambda backend: "it is missing")
     with pytest.raises(SettingError, match=r"no generated code is run; install bubblewrap \(apt install bubblewrap"):
         Sandbox()
 
@@ -393,14 +394,14 @@ def test_where_no_sandbox_works_it_refuses_and_names_the_package(monkeypatch: py
 def test_without_bubblewrap_landlock_is_taken_and_without_landlock_the_reason_is_told(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(_backend.shutil, "which", lambda name: None)
+    monkeypatch.setattr(backends.shutil, "which", lambda name: None)
     monkeypatch.setattr(confine, "landlock_version", lambda: 0)
-    _backend.unusable.cache_clear()
+    backends.unusable.cache_clear()
     try:
         with pytest.raises(SettingError, match=r"bubblewrap: bwrap is not installed; landlock: the kernel has no"):
             Sandbox()
     finally:
-        _backend.unusable.cache_clear()
+        backends.unusable.cache_clear()
 
 
 @pytest.mark.parametrize("name", ["/etc/x", "../x", "a/../../x", "", "a\0b"])

@@ -203,9 +203,9 @@ def test_a_key_says_the_same_tests_again() -> None:
 
 
 def test_where_no_sandbox_works_the_first_program_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    from truegain.runtime import _backend
+    from truegain.runtime import backend
 
-    monkeypatch.setattr(_backend, "unusable", lambda backend: "it is missing")
+    monkeypatch.setattr(backend, "unusable", lambda backend: "it is missing")
     with pytest.raises(SettingError, match="install bubblewrap"):
         PythonCheck().outcomes([(ADD, KEY)])
 

@@ -73,6 +73,7 @@ def examine() -> Iterator[Finding]:
         _disk,
         _gpu,
         _extras,
+        _sandbox,
         _embedded,
         _writing,
     )
@@ -202,6 +203,22 @@ def _extras() -> Iterator[Finding]:
             yield Finding(f"extra {extra}", "note", f"not installed ({', '.join(missing)})", command)
         else:
             yield Finding(f"extra {extra}", "ok", "installed")
+
+
+def _sandbox() -> Iterator[Finding]:
+    """What generated programs can be run in; without one, tasks whose checker runs programs are refused."""
+    from truegain.runtime.backend import BACKENDS, MEND, unusable
+
+    reasons = {backend: unusable(backend) for backend in BACKENDS}
+    works = [backend for backend, reason in reasons.items() if reason is None]
+    missing = "; ".join(f"{backend}: {reason}" for backend, reason in reasons.items() if reason)
+    if not works:
+        yield Finding("sandbox", "note", f"none, so checker=python is refused ({missing})", MEND)
+    elif works[0] == "bubblewrap":
+        yield Finding("sandbox", "ok", f"bubblewrap{', landlock too' if works[1:] else ''}")
+    else:
+        value = f"landlock: programs can neither write files nor start processes ({missing})"
+        yield Finding("sandbox", "note", value, "apt install bubblewrap, or dnf install bubblewrap")
 
 
 def _there(module: str) -> bool:

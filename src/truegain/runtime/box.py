@@ -115,7 +115,7 @@ class Box:
 
     def __init__(self, backend: Any, number: int, limits: Limits, read: Sequence[str], *, warm: bool = True) -> None:
         """Start it, and wait until it is ready."""
-        from truegain.runtime._backend import command
+        from truegain.runtime.backend import command
 
         self.backend, self.limits = backend, limits
         try:

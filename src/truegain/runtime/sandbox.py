@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from truegain.core.errors import SettingError
 from truegain.core.types import Abstain
-from truegain.runtime._backend import Backend, chosen
+from truegain.runtime.backend import Backend, chosen
 from truegain.runtime.box import Box, Call, Limits, NotStarted, Ran, converse, outcome
 
 _T = TypeVar("_T")

@@ -12,7 +12,6 @@ import fcntl
 import gc
 import json
 import os
-import platform
 import select
 import signal
 import socket
@@ -41,7 +40,7 @@ class Zygote:
         self.limits: dict[str, int] = setup["limits"]
         self.memory: int = setup["memory"]
         self.scratch_mb: float = setup["scratch_mb"]
-        self.filter = seccomp.assemble(platform.machine(), self.boxed)
+        self.filter = seccomp.assemble(os.uname().machine, self.boxed)
         self.keep_reading = False
         self.counted = (-9.0, 0)
         confine.undumpable()
