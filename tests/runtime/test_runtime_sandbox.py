@@ -80,6 +80,15 @@ def test_a_segmentation_fault_ends_one_run_and_not_the_sandbox(box: Any) -> None
     assert ran(box, "print(1)").stdout == "1\n"
 
 
+def test_no_core_is_handed_to_a_collector_of_the_machine(box: Any) -> None:
+    # The kernel gives cores to a program that collects them whatever the limit, except where it is exactly 1.
+    assert ran(box, "import resource; print(resource.getrlimit(resource.RLIMIT_CORE))").stdout == "(1, 1)\n"
+
+
+def test_text_that_is_half_a_character_is_taken_as_it_is(box: Any) -> None:
+    assert ran(box, "import sys; print(len(sys.stdin.buffer.read()))", stdin="\ud800").stdout == "3\n"
+
+
 def test_a_program_finds_its_files_and_can_import_them(box: Any) -> None:
     files = {"data.txt": "5", "pack/helper.py": "def f(x):\n    return x + 1\n", "pack/__init__.py": ""}
     found = ran(box, "from pack.helper import f; print(f(int(open('data.txt').read())))", files=files)

@@ -126,6 +126,10 @@ def f(n):
         "n = 0\ndef f():\n    global n\n    n += 1\n    return n",
         "assert [f(), f(), f()] == [1, 2, 3]",
     ),
+    "a test as a function that imports the program": (
+        DOUBLE,
+        "from solution import f\ndef test_two():\n    assert f(2) == 4",
+    ),
     "a program that prints": ("print('PASSED' * 100)\n" + DOUBLE, "assert f(1) == 2"),
 }
 
@@ -337,6 +341,27 @@ def test_a_test_that_cannot_be_carried_out_abstains_whatever_the_program_does(bo
         for source in (DOUBLE, FAILING["a wrong value"]):
             found = box.check(Check(source, test))
             assert isinstance(found, Abstain) and why in found.reason, found
+
+
+@pytest.mark.parametrize(
+    ("test", "why"),
+    [
+        ("assert 1 == 1", "asks the program nothing"),
+        ("def check(candidate):\n    assert candidate(2) == 4", "asks the program nothing"),
+        ("f\ndef later():\n    assert f(2) == 5", "asks the program nothing"),
+        ("import numpy\nassert f(2) == 4", "imports 'numpy'"),
+        ("def test_two(tmp_path):\n    assert f(2) == 4", "takes arguments"),
+    ],
+)
+def test_a_test_that_would_pass_or_fail_every_program_abstains(box: Any, test: str, why: str) -> None:
+    for source in (DOUBLE, FAILING["a wrong value"]):
+        found = box.check(Check(source, test))
+        assert isinstance(found, Abstain) and why in found.reason, found
+
+
+def test_a_function_named_as_a_test_is_called(box: Any) -> None:
+    test = "def test_two():\n    assert f(2) == 4\n"
+    assert passes(box, DOUBLE, test) and not passes(box, FAILING["a wrong value"], test)
 
 
 def test_a_failed_test_says_why(box: Any) -> None:

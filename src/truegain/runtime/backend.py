@@ -114,8 +114,9 @@ def _other_user(number: int) -> int | None:
     start, _, count = max(ranges, key=lambda found: found[2])
     if count < 65536:
         return None
-    room = min(count, 1 << 31) // 2
-    return start + room + (os.getpid() * 256 + number) % (room - 1)
+    if count > 0xF0000000:  # all there are: take from those above 2**31, which directories and containers leave alone
+        return 0xC0000000 + (os.getpid() * 2048 + number) % 0x30000000
+    return start + count // 2 + (os.getpid() * 2048 + number) % (count // 2 - 1)
 
 
 @functools.lru_cache(maxsize=4)

@@ -55,7 +55,7 @@ class Limits:
             "NPROC": self.processes + (0 if own_user else 1),
             "NOFILE": self.files,
             "FSIZE": self.file_mb << 20,
-            "CORE": 0,
+            "CORE": 1,  # 0 would still hand a core to the machine's own collector, where it has one; 1 never does
             "MEMLOCK": 0,
             "MSGQUEUE": 0,
             "SIGPENDING": 64,
@@ -141,6 +141,7 @@ class Box:
             raise NotStarted(f"{type(error).__name__}: {error}") from None
         finally:
             theirs.close()
+        self.owner = os.getpid()
         self._finish = weakref.finalize(self, _end, self.process, self.control, self.folder, os.getpid())
         _BOXES.add(self)
         self._await_ready()
@@ -329,7 +330,7 @@ def outcome(call: Call, limits: Limits) -> Ran | Abstain:
             return Abstain("the sandbox had no time to start the program")
         return Abstain(f"the sandbox could not be set up: {told['setup'] or 'it was killed'}")
     why: Any = call.why or ("memory" if told["why"] == "memory" else "")
-    if not why and told["exit"] in (-signal.SIGKILL, -signal.SIGXCPU) and told["cpu"] >= limits.cpu - 0.1:
+    if not why and told["exit"] in (-signal.SIGKILL, -signal.SIGXCPU) and told["cpu"] >= 0.8 * limits.cpu:
         why = "cpu"
     text = [bytes(part).decode(errors="replace") for part in (call.out, call.err)]
     return Ran(text[0], text[1], told["exit"], call.ended - call.started, why)

@@ -11,9 +11,11 @@ import ast
 import builtins
 import contextlib
 import importlib
+import importlib.util
 import json
 import os
 import sys
+import types
 from typing import Any
 
 from . import wire
@@ -29,6 +31,7 @@ class _Line:
     """The way to the program's process."""
 
     def __init__(self) -> None:
+        self.told = False  # whether anything was asked beyond names
         self.replies, self.questions = os.fdopen(4, "rb"), os.fdopen(5, "wb")
 
     def ask(self, do: str, of: int, args: tuple[Any, ...] = (), named: dict[str, Any] | None = None) -> Any:
@@ -50,6 +53,7 @@ class _Line:
         line = self.replies.readline(_LONGEST)
         if not line.endswith(b"\n"):
             raise EOFError("the program has ended, or its answer is too long")
+        self.told |= do != "name"
         return self._value(json.loads(line), args)
 
     def _value(self, reply: Any, args: tuple[Any, ...]) -> Any:
@@ -61,7 +65,9 @@ class _Line:
         if isinstance(after, list) and len(after) == len(args):
             for arg, packed in zip(args, after, strict=True):
                 _renew(arg, wire.unpack(packed, self.stand_in))
-        return wire.unpack(reply.get("value"), self.stand_in)
+        value = wire.unpack(reply.get("value"), self.stand_in)
+        self.told |= not isinstance(value, _StandIn)  # it takes more than a function's name to judge it
+        return value
 
     def stand_in(self, number: int, name: str) -> _StandIn:
         return _StandIn(self, number, name)
@@ -191,6 +197,8 @@ def _carry_out(work: dict[str, Any]) -> None:
         code = compile(tree, "<test>", "exec", dont_inherit=True)
     except (SyntaxError, ValueError, RecursionError) as error:
         raise Broken(f"{type(error).__name__}: {error}") from None
+    _refuse_packages(tree)
+    sys.modules["solution"] = _Solution(line)
     names: dict[str, Any] = {"__name__": "test"}
     for name in sorted(_wanted(tree)):
         if name in sys.stdlib_module_names and name in _modules(tree):
@@ -203,6 +211,39 @@ def _carry_out(work: dict[str, Any]) -> None:
     exec(code, names)
     if work["entry"] and callable(names.get("check")) and not _called(tree, "check"):
         names["check"](_entry(line, work["entry"]))
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef) and node.name.startswith("test") and not _called(tree, node.name):
+            if node.args.args:
+                raise Broken(f"{node.name} takes arguments, which nothing here gives it")
+            names[node.name]()
+    if not line.told:
+        raise Broken("it asks the program nothing, and would pass whatever the program does")
+
+
+class _Solution(types.ModuleType):
+    """The program, for tests that import from ``solution``."""
+
+    def __init__(self, line: _Line) -> None:
+        super().__init__("solution")
+        self.__dict__["_line"] = line
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        try:
+            return self.__dict__["_line"].ask("name", 0, (name,))
+        except KeyError:
+            raise AttributeError(name) from None
+
+
+def _refuse_packages(tree: ast.AST) -> None:
+    """A test that imports what is not here cannot be carried out, and says nothing of the program."""
+    for node in ast.walk(tree):
+        found = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        found += [node.module] if isinstance(node, ast.ImportFrom) and node.module else []
+        for name in found:
+            if name != "solution" and importlib.util.find_spec(name.partition(".")[0]) is None:
+                raise Broken(f"it imports {name!r}, which is not in the sandbox")
 
 
 def _called(tree: ast.Module, name: str) -> bool:
