@@ -10,15 +10,17 @@ import atexit
 import contextlib
 import importlib
 import json
-import linecache
 import os
 import sys
-import threading
-import traceback
-import types
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # a cold start pays for each import
+    from typing import Any, NoReturn
 
 NAME = "<solution>"
+
+sources: dict[str, str] = {}
+"""What is being run, to show its lines."""
 
 
 def preload(modules: list[str], path: list[str]) -> None:
@@ -64,11 +66,11 @@ def perform(work: dict[str, Any]) -> NoReturn:
 
 def run(source: str, name: str) -> dict[str, Any]:
     """Execute a program as the module ``name``; its namespace."""
-    module = types.ModuleType(name)
+    module = type(sys)(name)
     sys.modules[name] = module
     sys.argv = [NAME]
     sys.path[0] = os.getcwd()  # in the place of the folder of these files
-    linecache.cache[NAME] = (len(source), None, source.splitlines(keepends=True), NAME)
+    sources[NAME] = source
     exec(compile(source, NAME, "exec", dont_inherit=True), module.__dict__)
     return module.__dict__
 
@@ -80,23 +82,34 @@ def finish(call: Any) -> NoReturn:
         try:
             call()
         finally:
-            threading._shutdown()  # type: ignore[attr-defined] # pyright: ignore[reportAttributeAccessIssue]
+            if "threading" in sys.modules:
+                sys.modules["threading"]._shutdown()
             atexit._run_exitfuncs()
     except SystemExit as end:
         code = _exit_code(end)
     except BaseException as error:
         code = 1
-        at = error.__traceback__
-        while at is not None and at.tb_frame.f_code.co_filename != NAME:
-            at = at.tb_next
         with contextlib.suppress(BaseException):
-            traceback.print_exception(type(error), error, at)
+            _show(error)
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
         except BaseException:
             code = code or 120
     os._exit(code & 0xFF)
+
+
+def _show(error: BaseException) -> None:
+    """Print the traceback, from the program's first line on."""
+    import linecache
+    import traceback
+
+    source = sources.get(NAME, "")
+    linecache.cache[NAME] = (len(source), None, source.splitlines(keepends=True), NAME)
+    at = error.__traceback__
+    while at is not None and at.tb_frame.f_code.co_filename != NAME:
+        at = at.tb_next
+    traceback.print_exception(type(error), error, at)
 
 
 def _exit_code(end: SystemExit) -> int:

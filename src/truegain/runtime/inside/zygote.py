@@ -17,9 +17,12 @@ import signal
 import socket
 import sys
 import time
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING
 
 from . import confine, guest, seccomp
+
+if TYPE_CHECKING:
+    from typing import Any, NoReturn
 
 _SAMPLE = 0.02
 _ROOM = 64
