@@ -123,6 +123,13 @@ held(*(attempt for pid in (1, os.getppid(), OUTSIDE) for attempt in (
     lambda pid=pid: resource.prlimit(pid, resource.RLIMIT_CPU, (1, 1)),
     lambda pid=pid: os.setpriority(os.PRIO_PROCESS, pid, 19), lambda pid=pid: open(f"/proc/{pid}/mem", "rb"))))
 """,
+    "a program cannot look into a process of its own user, or take its files": """
+def look(what):
+    return open(f"/proc/{OUTSIDE}/{what}", "rb").read(1)
+held(*(lambda what=what: look(what) for what in ("environ", "maps", "mem", "cmdline", "root/etc/passwd", "cwd/x")),
+     *(lambda fd=fd: os.open(f"/proc/{OUTSIDE}/fd/{fd}", os.O_RDONLY) for fd in range(64)),
+     lambda: open("/proc/self/oom_score_adj", "w").write("-10"), lambda: os.listdir(f"/proc/{OUTSIDE}/fd"))
+""",
     "a program cannot signal or stop what serves it": """
 for s in (9, signal.SIGSTOP, signal.SIGINT, signal.SIGTERM, signal.SIGCHLD, signal.SIGUSR1, signal.SIGTSTP):
     for target in {1, os.getppid()}:
