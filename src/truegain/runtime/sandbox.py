@@ -62,7 +62,7 @@ class Sandbox:
     """``count`` boxes that run generated programs.
 
     By default each box keeps one process that forks for each run, kills what the run left and empties its scratch
-    space: about a millisecond a run. With ``hostile=True`` every run has a box of its own, started afresh.
+    space. With ``hostile=True`` every run has a box of its own, started afresh: some ten times slower.
     ``backend`` is ``bubblewrap`` or ``landlock``, by default the first that works here. Under landlock, programs cannot
     start processes and cannot write files. ``read`` names folders of further modules that programs may import.
 
