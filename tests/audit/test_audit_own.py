@@ -61,7 +61,6 @@ KNOWN = {
     "puzzle24": "wrong answers",
     "game_of_life": "failures",
     "complex_arithmetic": "junk",
-    "intermediate_integration": "references",
 }
 """Faults of reasoning-gym's scorers by the check that finds them; `gym_datasets.json` has the reasons."""
 

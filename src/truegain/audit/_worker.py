@@ -1,6 +1,7 @@
 """The worker's side of an audit: how a reward is called, row by row, as a batch or off the main thread.
 
-Loaded by path in worker processes. ``function`` is an adapter around what a user names, ``task`` a target of its own.
+Loaded by path in worker processes. ``function`` is an adapter around what a user names; ``task`` and ``model`` are
+targets of their own.
 """
 
 from __future__ import annotations
@@ -64,6 +65,32 @@ def task(payload: dict[str, Any]) -> dict[str, Any]:
         seconds = (time.perf_counter() - began) / len(rollouts)
         return {"rewards": [_fact(one, fact) for one in found], "seconds": [seconds] * len(rollouts)}
     return _each(lambda i: _fact(made.score(rollouts[i].problem, rollouts[i]), fact), len(rollouts), payload, None)
+
+
+def model(payload: dict[str, Any]) -> dict[str, Any]:
+    """Score completions by the reward model in ``folder``, an ensemble by its mean; all at once where it may."""
+    made = _model(payload["folder"])
+    asked = [made.tokens(prompt, text) for prompt, text in zip(payload["prompts"], payload["texts"], strict=True)]
+
+    def scores(rows: Sequence[tuple[Any, Any]]) -> list[float]:
+        return made.score([prompt for prompt, _ in rows], [text for _, text in rows]).mean(dim=1).tolist()
+
+    if payload["do"] == "batch":
+        began = time.perf_counter()
+        found = scores(asked)
+        seconds = (time.perf_counter() - began) / len(asked)
+        return {"rewards": [number(value) for value in found], "seconds": [seconds] * len(asked)}
+    return _each(lambda i: number(scores(asked[i : i + 1])[0]), len(asked), payload, None)
+
+
+@cache
+def _model(folder: str) -> Any:
+    import torch
+
+    from truegain.policy.reward_model import RewardModels
+
+    torch.set_num_threads(1)
+    return RewardModels.load(folder)
 
 
 def _ids(completion: Any) -> list[int]:

@@ -78,10 +78,12 @@ def references(
     of_file = isinstance(task, FileTask) or (
         isinstance(task, Mixture) and any(isinstance(m, FileTask) for m in task.members)
     )
+    # A reward model was fitted on completions of the task, in the task's own form.
+    told = (subject.is_task or subject.is_model) and not of_file
     if form is None:
-        form = "answer tags" if subject.is_task and not of_file else found_form(problems, subject)
+        form = "answer tags" if told else found_form(problems, subject)
     complete = FORMS[form]
-    written = getattr(task, "demonstration", None) if subject.is_task and not of_file else None
+    written = getattr(task, "demonstration", None) if told else None
     made: list[Reference | None] = []
     for at, problem in enumerate(problems):
         if problem.answer is None:

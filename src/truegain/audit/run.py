@@ -73,6 +73,7 @@ def audit(
         asked, refs = list(problems), [_blank(form) for _ in problems]
     else:
         asked, refs = [p for p, _ in answered], [r for _, r in answered]
+        subject.measure_from([(problem, ref.text) for problem, ref in answered])
     trials: list[Trial] = []
     for done, total, new in collect(subject, asked, refs, plan.seed, plan.seconds):
         trials += new

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,7 +14,7 @@ from truegain.runtime import Result, Workers
 from truegain.tasks._rows import jsonable
 from truegain.tasks.functions import LATE, columns_of, without_end_marks
 
-Kind = Literal["task", "trl", "verl"]
+Kind = Literal["task", "trl", "verl", "model"]
 How = Literal["batch", "alone", "threads"]
 Row = tuple[Problem, str]
 _WORKER = Path(__file__).with_name("_worker.py")
@@ -45,9 +45,11 @@ class Said:
 
 
 class Subject:
-    """A reward: a task's checker by ``spec``, or a function by ``path`` (TRL's or verl's signature).
+    """A reward: a task's checker by ``spec``, a function by ``path`` (TRL's or verl's signature), or a reward model.
 
-    ``fact`` names what of a task's facts is the reward. ``deadline`` (seconds) bounds one completion, ``count`` is the
+    ``fact`` names what of a task's facts is the reward. Scores of a reward model (a folder with a head, or an
+    ensemble's, whose mean it is) compare completions of one prompt only: `measure_from` makes them distances from the
+    prompt's own reference. ``deadline`` (seconds) bounds one completion, ``count`` is the
     number of worker processes. The reward is loaded and called there only.
 
     Raises SettingError when it cannot be loaded, or is a function of neither signature; WiringError, when asked, for a
@@ -55,22 +57,39 @@ class Subject:
     """
 
     def __init__(
-        self, name: str, *, is_task: bool, fact: str = "correct", deadline: float = 5.0, count: int = 2
+        self,
+        name: str,
+        *,
+        is_task: bool,
+        is_model: bool = False,
+        fact: str = "correct",
+        deadline: float = 5.0,
+        count: int = 2,
     ) -> None:
         """Start the workers."""
         self.name, self.fact, self.deadline, self.count = name, fact, deadline, count
-        self.is_task = is_task
+        self.is_task, self.is_model = is_task, is_model
+        self._origin: dict[str, float] = {}
         self.pace = CHUNK_SECONDS / BATCH
         self._unpaced = True
         self.keys: set[tuple[str, ...]] = set()
         self._workers = self._start()
-        self.kind: Kind = "task" if is_task else self._described()
+        self.kind: Kind = "task" if is_task else "model" if is_model else self._described()
 
     def fresh(self) -> Subject:
         """The same reward in processes of its own, which have been asked nothing yet."""
-        other = Subject(self.name, is_task=self.is_task, fact=self.fact, deadline=self.deadline, count=1)
-        other.pace, other._unpaced = self.pace, False
+        other = Subject(
+            self.name, is_task=self.is_task, is_model=self.is_model, fact=self.fact, deadline=self.deadline, count=1
+        )
+        other.pace, other._unpaced, other._origin = self.pace, False, self._origin
         return other
+
+    def measure_from(self, references: Sequence[Row]) -> None:
+        """From now on a reward model's scores are distances from these completions of the same prompts."""
+        if self.is_model:
+            said = self.ask(references)
+            found = {problem.id: one.value for (problem, _), one in zip(references, said, strict=True)}
+            self._origin = {problem: value for problem, value in found.items() if value is not None}
 
     def ask(self, rows: Sequence[Row], how: How = "batch", *, size: int | None = None) -> list[Said]:
         """What it says of each (problem, completion). ``size`` bounds the rows of one call, else its pace does.
@@ -104,8 +123,8 @@ class Subject:
         self.close()
 
     def _start(self) -> Workers:
-        if self.is_task:
-            return Workers(f"{_WORKER}:task", self.count, self.deadline, MEMORY_MB)
+        if self.is_task or self.is_model:
+            return Workers(f"{_WORKER}:{'task' if self.is_task else 'model'}", self.count, self.deadline, MEMORY_MB)
         return Workers(self.name, self.count, self.deadline, MEMORY_MB, adapter=f"{_WORKER}:function")
 
     def _described(self) -> Kind:
@@ -131,6 +150,9 @@ class Subject:
         return found
 
     def _payload(self, rows: Sequence[Row], how: How) -> dict[str, Any]:
+        if self.is_model:
+            prompts = [p.prompt if isinstance(p.prompt, str) else [dict(m) for m in p.prompt] for p, _ in rows]
+            return {"do": how, "folder": self.name, "prompts": prompts, "texts": [text for _, text in rows]}
         if self.is_task:
             problems = [{"id": p.id, "prompt": p.prompt, "answer": p.answer, "meta": jsonable(p.meta)} for p, _ in rows]
             texts = [text for _, text in rows]
@@ -166,7 +188,13 @@ class Subject:
         pace = sum(given["seconds"]) / len(rows)
         self.pace = pace if self._unpaced else 0.7 * self.pace + 0.3 * pace
         self._unpaced = False
-        return [_said(value, seconds) for value, seconds in zip(given["rewards"], given["seconds"], strict=True)]
+        said = [_said(value, seconds) for value, seconds in zip(given["rewards"], given["seconds"], strict=True)]
+        return [self._from_origin(problem, one) for (problem, _), one in zip(rows, said, strict=True)]
+
+    def _from_origin(self, problem: Problem, said: Said) -> Said:
+        if said.value is None or problem.id not in self._origin:
+            return said
+        return replace(said, value=said.value - self._origin[problem.id])
 
 
 def _said(value: Any, seconds: float) -> Said:

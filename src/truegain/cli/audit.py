@@ -23,10 +23,14 @@ DRAWN, SAMPLES = 64, 32
 def audit(
     subject: Annotated[
         str,
-        typer.Argument(metavar="REWARD", help="A task (sort, data.jsonl,checker=math, gym:NAME) or path:function."),
+        typer.Argument(
+            metavar="REWARD",
+            help="A task (sort, data.jsonl,checker=math, gym:NAME), path:function, or a reward model's folder.",
+        ),
     ],
     data: Annotated[
-        str | None, typer.Option(metavar="SPEC", help="Where a function's problems are from: a data file or a task.")
+        str | None,
+        typer.Option(metavar="SPEC", help="Problems for a function or a reward model: a data file or a task."),
     ] = None,
     gold: Annotated[
         str | None, typer.Option(metavar="VERIFIER", help="A second verifier: exact, math, a task or path:function.")
@@ -66,11 +70,13 @@ def audit(
 
         if form is not None and form not in FORMS:
             raise SettingError(f"unknown form {form!r}{nearest(form, set(FORMS))}; there are {', '.join(FORMS)}")
-        is_task = not _is_function(subject)
+        is_model = _is_reward_model(subject)
+        is_task = not is_model and not _is_function(subject)
         if is_task and data is not None:
-            raise SettingError("--data is for functions; a task brings its own problems")
+            raise SettingError("--data is for functions and reward models; a task brings its own problems")
         if not is_task and data is None:
-            raise SettingError(f"{subject!r} is a function and needs --data: a file or a task with its problems")
+            what = "a reward model" if is_model else "a function"
+            raise SettingError(f"{subject!r} is {what} and needs --data: a file or a task with its problems")
         spec = _admitted(subject if is_task else str(data))
         late = deadline if deadline is not None else (2.0 if quick else 5.0)
         rules = room.Rules(bound=0.10 if quick else 0.05, deadline=late, slow=slow)
@@ -132,6 +138,20 @@ def _is_function(name: str) -> bool:
         return False
     return bool(re.fullmatch(r"[^,]+:[A-Za-z_][\w.]*", name)) or bool(
         re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", name)
+    )
+
+
+def _is_reward_model(name: str) -> bool:
+    """Whether a name is the folder of a reward model, or of an ensemble of them. Raises SettingError for another."""
+    if not Path(name).expanduser().is_dir():
+        return False
+    from truegain.policy.heads import members_of
+    from truegain.policy.reward_model import HEAD
+
+    if members_of(name) or (Path(name).expanduser() / HEAD).is_file():
+        return True
+    raise SettingError(
+        f"the folder {name} holds no {HEAD}: it is no reward model, `truegain fit reward-model` makes one"
     )
 
 
