@@ -14,11 +14,10 @@ from truegain.methods import credit, exploration, objective, reward
     "credit",
     paper="arXiv:2601.03715",
     cite="Shi et al. 2026, R3L",
-    differs="steps are lines of a single completion, as worlds with tools cannot be forked yet (source: turns of an "
-    "agent); by default the task's exact judge names the step and says nothing, as the embedded policy cannot reflect "
-    "(diagnoser=policy asks it, as the paper does); only failures are retried; the group's baseline is the mean "
-    "(source also: tau log mean exp); a success is a reward of 1; the retry's first action is no example of its own "
-    "beside the retry; lr suits the tiny policy (source 1e-6)",
+    differs="steps are lines of a completion (source: turns of an agent); by default the task's exact judge names the "
+    "step and says nothing, as the embedded policy cannot reflect (diagnoser=policy asks it, as the paper does); only "
+    "failures are retried; the group's baseline is the mean (source also: tau log mean exp); a success is a reward of "
+    "1; the retry's first action is no example of its own beside the retry; lr suits the tiny policy (source 1e-6)",
 )
 def r3l(
     alpha: float = 3.0,

@@ -1,4 +1,8 @@
-"""From problems to scored rollouts: single-turn in one call of the engine, multi-turn in one call per turn."""
+"""From problems to scored rollouts: single-turn in one call of the engine, multi-turn in one call per turn.
+
+A fork begins from the first tokens of a rollout. Its world is made anew, is told the tool calls of those tokens once
+per place, and each row gets it from a snapshot; a world that then answers otherwise cannot be forked.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +18,21 @@ from truegain.core.types import Abstain, Engine, Problem, Request, Rollout, Samp
 MAX_TURNS = 8
 
 
+@dataclass(frozen=True)
+class Fork:
+    """A row to begin from the first ``cut`` tokens of ``parent``, then ``given`` ones that are not the policy's.
+
+    ``limit`` bounds its tokens in total; ``sample`` numbers it and ``key`` decides its draws.
+    """
+
+    parent: Rollout
+    cut: int
+    given: tuple[int, ...]
+    limit: int
+    sample: int
+    key: int
+
+
 @dataclass
 class _Row:
     """One completion while it grows."""
@@ -22,7 +41,10 @@ class _Row:
     sample: int
     prompt: tuple[int, ...]
     key: int
+    limit: int
     env: Any = None
+    begun: Fork | None = None
+    drawn: int = 0
     ids: list[int] = field(default_factory=list)
     logp: list[float] = field(default_factory=list)
     turns: list[Turn] = field(default_factory=list)
@@ -55,10 +77,11 @@ def collect(
     of the policy. After ``deadline`` (seconds of `time.monotonic`) no further turn begins: rows still open stop with
     "deadline". An environment that raises ends its row, with the reason as fact ``abstained``.
     """
-    sampling = replace(sampling, stop=tuple(dict.fromkeys((*sampling.stop, *getattr(task, "stop", ())))))
-    world = task.environment()
+    sampling, world = _with_stops(sampling, task), task.environment()
     rows = [
-        _Row(problem, sample, prompt, draw_key(seed, stage, step, problem.id, copy + again, sample))
+        _Row(
+            problem, sample, prompt, draw_key(seed, stage, step, problem.id, copy + again, sample), sampling.max_tokens
+        )
         for problem, again in zip(problems, _earlier(problems), strict=True)
         for prompt in [policy.encode_prompt(problem.prompt)]
         for sample in range(samples)
@@ -66,16 +89,51 @@ def collect(
     if world is not None:
         for row in rows:
             _enter(row, world, policy)
-    for turn in range(1 if world is None else max_turns):
-        if deadline is not None and time.monotonic() >= deadline:
-            break
-        going = [row for row in rows if row.stop is None]
-        _draw_turn(engine, going, sampling, turn)
-        if world is not None and turn + 1 < max_turns:
-            for row in going:
-                if row.stop in ("stop", "eos"):
-                    _respond(row, task, policy, sampling.max_tokens)
+    _play(rows, policy, engine, task, sampling, deadline, 1 if world is None else max_turns)
     return [_finish(row, policy, role, version) for row in rows]
+
+
+def collect_forks(
+    policy: Any,
+    engine: Engine,
+    task: Task,
+    forks: Sequence[Fork],
+    *,
+    sampling: Sampling,
+    deadline: float | None = None,
+    max_turns: int = MAX_TURNS,
+) -> list[Rollout]:
+    """Go on from inside given rollouts, a row per fork; ``parent`` and ``cut`` are set, nothing is scored yet.
+
+    Shared tokens keep their log-probs and authors, ``given`` ones are not the policy's. With an environment the row
+    goes on turn by turn as in `collect`, in the world as it was at the cut; a call that ends what is given is
+    answered first. A cut inside a tool's answer keeps the call and the answer's beginning. Turns before the cut count
+    among ``max_turns``, and number the draws after it. ``sampling.max_tokens`` is not read: forks have limits.
+    A world that gives another answer than the parent saw ends its row, with the reason as fact ``abstained``.
+    """
+    sampling, world = _with_stops(sampling, task), task.environment()
+    rows = [_begun(fork) for fork in forks]
+    if world is not None:
+        _restore(rows, world, policy, task, sampling.stop)
+    _play(rows, policy, engine, task, sampling, deadline, 1 if world is None else max_turns)
+    return [_finish(row, policy, row.begun.parent.role, row.begun.parent.version) for row in rows if row.begun]
+
+
+def _with_stops(sampling: Sampling, task: Task) -> Sampling:
+    return replace(sampling, stop=tuple(dict.fromkeys((*sampling.stop, *getattr(task, "stop", ())))))
+
+
+def _play(
+    rows: list[_Row], policy: Any, engine: Engine, task: Task, sampling: Sampling, deadline: float | None, turns: int
+) -> None:
+    """Turn after turn, until every row has ended; with ``turns`` 1 no tool answers."""
+    while going := [row for row in rows if row.stop is None]:
+        if deadline is not None and time.monotonic() >= deadline:
+            return
+        _draw_turn(engine, going, sampling)
+        for row in going:
+            if row.stop in ("stop", "eos") and row.drawn < turns:
+                _respond(row, task, policy)
 
 
 def _earlier(problems: Sequence[Problem]) -> list[int]:
@@ -90,11 +148,8 @@ def _earlier(problems: Sequence[Problem]) -> list[int]:
 
 def _enter(row: _Row, world: Any, policy: Any) -> None:
     """Begin the row's own world; what it says first is added to the prompt."""
-    problem = row.problem
-    columns = {**problem.meta, "id": problem.id, "prompt": problem.prompt, "answer": problem.answer}
     try:
-        row.env = world()
-        opening = row.env.reset(**columns)
+        row.env, opening = _opened(row.problem, world)
     except Exception as error:
         row.stop, row.failure = "stop", _reason("environment", error)
         return
@@ -102,19 +157,81 @@ def _enter(row: _Row, world: Any, policy: Any) -> None:
         row.prompt = (*row.prompt, *policy.encode(opening))
 
 
-def _draw_turn(engine: Engine, rows: list[_Row], sampling: Sampling, turn: int) -> None:
+def _opened(problem: Problem, world: Any) -> tuple[Any, str | None]:
+    columns = {**problem.meta, "id": problem.id, "prompt": problem.prompt, "answer": problem.answer}
+    env = world()
+    return env, env.reset(**columns)
+
+
+def _begun(fork: Fork) -> _Row:
+    """The parent up to the cut and what is given; the world is yet to come."""
+    parent, cut = fork.parent, fork.cut
+    row = _Row(parent.problem, fork.sample, parent.prompt_ids, fork.key, fork.limit, begun=fork)
+    row.ids = [*parent.ids[:cut], *fork.given]
+    row.logp = [*parent.engine_logp[:cut], *[0.0] * len(fork.given)]
+    row.turns = [Turn(t.author, t.start, min(t.end, cut)) for t in parent.turns if t.start < cut]
+    row.turns += [Turn("tool", cut, len(row.ids))] if fork.given else []
+    return row
+
+
+def _restore(rows: Sequence[_Row], world: Any, policy: Any, task: Any, stops: tuple[str, ...]) -> None:
+    """Give each row the world as it was at its cut, from a replay per place; then answer a call left open."""
+    states: dict[tuple[int, int], tuple[Any, str | None]] = {}
+    for row in rows:
+        assert row.begun is not None
+        parent, cut = row.begun.parent, row.begun.cut
+        if (id(parent), cut) not in states:
+            states[id(parent), cut] = _replayed(parent, cut, world, policy, task)
+        state, failure = states[id(parent), cut]
+        if failure is not None:
+            row.stop, row.failure = "stop", failure
+            continue
+        try:
+            row.env = world()
+            row.env.restore(state)
+        except Exception as error:
+            row.stop, row.failure = "stop", _reason("environment", error)
+            continue
+        row.drawn = sum(turn.author == "policy" and turn.end <= cut for turn in parent.turns)
+        answered = bool(row.turns) and row.turns[-1].author == "tool" and not row.begun.given
+        if row.ids and not answered and policy.decode(row.ids).endswith(stops):
+            _respond(row, task, policy)
+
+
+def _replayed(parent: Rollout, cut: int, world: Any, policy: Any, task: Any) -> tuple[Any, str | None]:
+    """A snapshot of the parent's world at the cut, or why there is none.
+
+    Tokens that no tool wrote and that are not the policy's were inserted: the world has no answer there.
+    """
+    try:
+        env, _ = _opened(parent.problem, world)
+        for turn in parent.turns:
+            if turn.author == "tool" and turn.start < cut:
+                answer = task.respond(env, policy.decode(parent.ids[: turn.start]))
+                written = parent.ids[turn.start : turn.end]
+                if answer is not None and tuple(policy.encode(answer))[: len(written)] != written:
+                    return None, f"environment: answers {answer[:80]!r} where the forked rollout was told otherwise"
+        return env.snapshot(), None
+    except Exception as error:
+        return None, _reason("environment", error)
+
+
+def _draw_turn(engine: Engine, rows: list[_Row], sampling: Sampling) -> None:
     """One turn of the policy for all rows in one call; the longest room is drawn for all and cut to each row's own."""
-    if not rows:
-        return
-    rooms = [sampling.max_tokens - len(row.ids) for row in rows]
-    requests = [
-        # a key of its own for each turn, as the engine counts the tokens it draws from 0
-        Request(trunk=row.prompt, suffix=tuple(row.ids), key=row.key if turn == 0 else child_key(row.key, turn))
-        for row in rows
-    ]
-    drawn = engine.generate(requests, replace(sampling, max_tokens=max(rooms)))
+    rooms = [row.limit - len(row.ids) for row in rows]
+    drawn = engine.generate([_request(row) for row in rows], replace(sampling, max_tokens=max(1, *rooms)))
     for row, room, sample in zip(rows, rooms, drawn, strict=True):
-        _append(row, sample, room)
+        _append(row, sample, max(room, 0))
+
+
+def _request(row: _Row) -> Request:
+    """What is given to the row; forks of one parent share its tokens."""
+    # a key of its own for each turn, as the engine counts the tokens it draws from 0
+    key = row.key if row.drawn == 0 else child_key(row.key, row.drawn)
+    if row.begun is None:
+        return Request(trunk=row.prompt, suffix=tuple(row.ids), key=key)
+    parent, cut = row.begun.parent, row.begun.cut
+    return Request((*parent.prompt_ids, *parent.ids), key, len(parent.prompt_ids) + cut, tuple(row.ids[cut:]))
 
 
 def _append(row: _Row, drawn: Sample, room: int) -> None:
@@ -122,21 +239,24 @@ def _append(row: _Row, drawn: Sample, room: int) -> None:
     row.ids += drawn.ids[:room]
     row.logp += drawn.logp[:room]
     if len(row.ids) > start:
-        row.turns.append(Turn("policy", start, len(row.ids)))
+        # Right behind a cut inside a turn of the policy, it is the same turn that goes on.
+        same = row.begun is not None and start == row.begun.cut and start > 0 and row.turns[-1].author == "policy"
+        row.turns.append(Turn("policy", row.turns.pop().start if same else start, len(row.ids)))
     row.stop = "length" if len(drawn.ids) > room else drawn.stop
+    row.drawn += 1
 
 
-def _respond(row: _Row, task: Any, policy: Any, limit: int) -> None:
-    """Append what the tool answers and open the row again; leave it closed when nothing was called."""
+def _respond(row: _Row, task: Any, policy: Any) -> None:
+    """Append what the tool answers and open the row again; leave it as it is when nothing was called."""
     try:
         answer = task.respond(row.env, policy.decode(row.ids))
     except Exception as error:
-        row.failure = _reason("environment", error)
+        row.stop, row.failure = row.stop or "stop", _reason("environment", error)
         return
     if answer is None:
         return
     ids = policy.encode(answer)
-    room = limit - len(row.ids)
+    room = max(row.limit - len(row.ids), 0)
     start, kept = len(row.ids), ids[:room]
     row.ids += kept
     row.logp += [0.0] * len(kept)
@@ -146,7 +266,7 @@ def _respond(row: _Row, task: Any, policy: Any, limit: int) -> None:
 
 
 def _finish(row: _Row, policy: Any, role: str, version: int) -> Rollout:
-    return Rollout(
+    made = Rollout(
         problem=row.problem,
         prompt_ids=row.prompt,
         ids=tuple(row.ids),
@@ -160,6 +280,10 @@ def _finish(row: _Row, policy: Any, role: str, version: int) -> Rollout:
         role=role,
         version=version,
     )
+    if row.begun is None:
+        return made
+    parent = row.begun.parent
+    return replace(made, parent=str(parent.key), cut=row.begun.cut, context=parent.context)
 
 
 def score_rollouts(task: Task, rollouts: Sequence[Rollout]) -> list[Rollout]:

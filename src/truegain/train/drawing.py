@@ -15,9 +15,9 @@ from truegain.core.component import Member, call, spec_of
 from truegain.core.draws import draw_key
 from truegain.core.errors import DataError, RunError, WiringError
 from truegain.core.forms import Train, members
-from truegain.core.types import Abstain, Judge, Problem, Request, Rollout, Sample, Sampling, Split, Task, Turn
+from truegain.core.types import Abstain, Judge, Problem, Rollout, Sampling, Split, Task
 from truegain.rollout.batch import to_columns
-from truegain.rollout.collect import collect, score_rollouts
+from truegain.rollout.collect import Fork, collect, collect_forks, score_rollouts
 from truegain.tasks.judges import make_judge
 from truegain.train.ledger import Ledger, ModelCost, attended, model_cost, spend
 from truegain.train.models import Model
@@ -127,35 +127,27 @@ class Draw:
 
         The rows come place by place, judged, with ``parent`` and ``cut`` set; shared tokens keep their log-probs,
         and inserted ones are not the policy's: their mask is false. ``max_tokens`` bounds what is drawn; None is the
-        room that is left of the loop's. Raises WiringError on a task with an environment, which would have to be
-        restored to the cut.
+        room that is left of the loop's; on a task with tools their answers count in it. A world with tools stands as it
+        did at the cut; one that does not answer as the parent was answered leaves the fact ``abstained``.
         """
-        if self.setup.task.environment() is not None:
-            raise WiringError(
-                f"{self.name} forks rollouts, which task {self.setup.task.name!r} with tools cannot do yet"
-            )
         loop, model = self.setup.form.loop, self.models[role]
         heat = loop.temperature if temperature is None else temperature
         given = model.policy.encode(insert) if insert else ()
-        rows = [(parent, cut, sample) for parent, cut in places for sample in range(samples)]
-        rooms = [loop.max_tokens - cut - len(given) if max_tokens is None else max_tokens for _, cut, _ in rows]
-        requests = [
-            Request(
-                trunk=(*parent.prompt_ids, *parent.ids),
-                cut=len(parent.prompt_ids) + cut,
-                suffix=given,
-                key=draw_key(self.setup.seed, self.name, self.state.step, f"{parent.key}/{cut}", self.calls, sample),
+        forks = [
+            Fork(
+                parent,
+                cut,
+                given,
+                loop.max_tokens if max_tokens is None else cut + len(given) + max_tokens,
+                sample,
+                draw_key(self.setup.seed, self.name, self.state.step, f"{parent.key}/{cut}", self.calls, sample),
             )
-            for parent, cut, sample in rows
+            for parent, cut in places
+            for sample in range(samples)
         ]
-        stop = tuple(getattr(self.setup.task, "stop", ()))
-        sampling = Sampling(max((1, *rooms)), heat, stop=stop, samplers=self._samplers())
-        drawn = model.engine.generate(requests, sampling) if rows else []
+        sampling = Sampling(loop.max_tokens, heat, samplers=self._samplers())
+        made = collect_forks(model.policy, model.engine, self.setup.task, forks, sampling=sampling)
         self.calls += 1
-        made = [
-            _forked(model.policy, parent, cut, given, sample, found, room, request.key)
-            for (parent, cut, sample), found, room, request in zip(rows, drawn, rooms, requests, strict=True)
-        ]
         self.ledger += _fork_cost(model_cost(model.policy.model), self.stage, made, len(given))
         return judge(self.setup, made)
 
@@ -201,31 +193,6 @@ class Draw:
     def _samplers(self) -> tuple[Member, ...]:
         """The form's samplers; only a `Decode` has any."""
         return members(getattr(self.setup.form, "sampler", ()))
-
-
-def _forked(
-    policy: Any, parent: Rollout, cut: int, given: tuple[int, ...], sample: int, drawn: Sample, room: int, key: int
-) -> Rollout:
-    """The parent up to the cut, what was inserted, what was drawn."""
-    own, logp = drawn.ids[: max(room, 0)], drawn.logp[: max(room, 0)]
-    ids = (*parent.ids[:cut], *given, *own)
-    turns = [Turn(t.author, t.start, min(t.end, cut)) for t in parent.turns if t.start < cut]
-    middle = cut + len(given)
-    turns += [Turn("tool", cut, middle)] if given else []
-    turns += [Turn("policy", middle, middle + len(own))] if own else []
-    return replace(
-        parent,
-        ids=ids,
-        engine_logp=(*parent.engine_logp[:cut], *[0.0] * len(given), *logp),
-        text=policy.decode(ids),
-        stop="length" if len(drawn.ids) > len(own) else drawn.stop,
-        turns=tuple(turns),
-        sample=sample,
-        facts={},
-        parent=str(parent.key),
-        cut=cut,
-        key=key,
-    )
 
 
 def _fork_cost(cost: ModelCost, stage: Stage, rows: Sequence[Rollout], inserted: int) -> Ledger:
