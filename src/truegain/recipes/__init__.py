@@ -43,6 +43,7 @@ from truegain.recipes.math_shepherd import math_shepherd as math_shepherd
 from truegain.recipes.mhpo import mhpo as mhpo
 from truegain.recipes.noisy_verifier_correction import noisy_verifier_correction as noisy_verifier_correction
 from truegain.recipes.nsr_wreinforce import nsr_wreinforce as nsr_wreinforce
+from truegain.recipes.objective_mismatch import objective_mismatch as objective_mismatch
 from truegain.recipes.one_shot_rlvr import one_shot_rlvr as one_shot_rlvr
 from truegain.recipes.orpo_chi2 import orpo_chi2 as orpo_chi2
 from truegain.recipes.p2s import p2s as p2s

@@ -16,6 +16,7 @@ from truegain.methods.evaluation._interquartile_mean import interquartile_mean
 from truegain.methods.evaluation._kl_estimate import SequenceKL, kl_estimate
 from truegain.methods.evaluation._length_matched import LengthMatched, Stratum, length_matched
 from truegain.methods.evaluation._nested_bootstrap import nested_bootstrap
+from truegain.methods.evaluation._objective_links import Link, Links, objective_links
 from truegain.methods.evaluation._overoptimization import (
     LawFit,
     law_bon,
@@ -30,6 +31,7 @@ from truegain.methods.evaluation._probability_of_improvement import probability_
 from truegain.methods.evaluation._problem_means import problem_means
 from truegain.methods.evaluation._proportion_mean import proportion_mean
 from truegain.methods.evaluation._reward_fit import reward_fit
+from truegain.methods.evaluation._score_correlation import ScoreCorrelation, score_correlation
 from truegain.methods.evaluation._self_consistency import self_consistency
 from truegain.methods.evaluation._sign_flip import sign_flip
 from truegain.methods.evaluation._stratified_bootstrap import stratified_bootstrap
@@ -42,6 +44,9 @@ __all__ = [
     "Estimate",
     "LawFit",
     "LengthMatched",
+    "Link",
+    "Links",
+    "ScoreCorrelation",
     "SequenceKL",
     "Stratum",
     "answer_clusters",
@@ -62,6 +67,7 @@ __all__ = [
     "law_rl",
     "length_matched",
     "nested_bootstrap",
+    "objective_links",
     "overoptimization_bon",
     "overoptimization_rl",
     "paired_difference",
@@ -71,6 +77,7 @@ __all__ = [
     "problem_means",
     "proportion_mean",
     "reward_fit",
+    "score_correlation",
     "self_consistency",
     "sign_flip",
     "stratified_bootstrap",

@@ -9,6 +9,8 @@ from jaxtyping import Float
 
 from truegain.core.component import component
 from truegain.core.errors import DataError
+from truegain.methods.evaluation._ranks import correlation
+from truegain.methods.evaluation._ranks import ranks as mean_ranks
 
 
 @dataclass(frozen=True)
@@ -42,19 +44,7 @@ def ensemble_disagreement(score: Float[np.ndarray, "N M"], base: Float[np.ndarra
         raise DataError("ensemble_disagreement: a score is not finite")
     deviation = base.std(axis=0)
     z = (score - base.mean(axis=0)) / np.where(deviation > 0, deviation, 1.0)
-    ranks = np.stack([_ranks(column) for column in score.T])
+    ranks = np.stack([mean_ranks(column) for column in score.T])
     pairs = [(i, j) for i in range(members) for j in range(i)]
     apart = float(np.mean([np.abs(z[:, i] - z[:, j]).mean() for i, j in pairs]))
-    return Disagreement(float(np.mean([_correlation(ranks[i], ranks[j]) for i, j in pairs])), apart)
-
-
-def _ranks(x: np.ndarray) -> np.ndarray:
-    """Ranks from 0; equal values get the mean of theirs."""
-    _, inverse, counts = np.unique(x, return_inverse=True, return_counts=True)
-    return (np.cumsum(counts) - (counts + 1) / 2)[inverse]
-
-
-def _correlation(a: np.ndarray, b: np.ndarray) -> float:
-    a, b = a - a.mean(), b - b.mean()
-    scale = float(np.sqrt((a**2).sum() * (b**2).sum()))
-    return round(float((a * b).sum()) / scale, 12) if scale > 0 else float("nan")
+    return Disagreement(float(np.mean([correlation(ranks[i], ranks[j]) for i, j in pairs])), apart)

@@ -21,9 +21,10 @@ from truegain.train.stages.study import RECORD, numbers
 
 
 def measure(stage: Stage, stop: StopSignal) -> Iterator[Event]:
-    """Every metric over the lines of all records files together."""
+    """Every metric over the lines of all records files together; one that names ``fields`` is handed all arrays."""
     lines = _lines(stage.records)
-    offered = arrays(lines)
+    offered: dict[str, Any] = {**arrays(lines)}
+    offered["fields"] = dict(offered)
     with RunFolder(stage.place):
         yield {"kind": "begin", "total": None, "unit": "", "done": 0}
         record: dict[str, Any] = {"lines": len(lines)}
@@ -31,7 +32,8 @@ def measure(stage: Stage, stop: StopSignal) -> Iterator[Event]:
             spec = spec_of(member)
             for name in spec.inputs:
                 if name not in offered:
-                    raise DataError(f"{spec.full_name} needs {name!r}; the records give {', '.join(sorted(offered))}")
+                    given = ", ".join(sorted(offered["fields"]))
+                    raise DataError(f"{spec.full_name} needs {name!r}; the records give {given}")
             value, logs = call(member, offered, {})
             record[spec.full_name] = numbers(asdict(value) if is_dataclass(value) else value)  # pyright: ignore
             record |= {f"{spec.full_name}.{name}": numbers(found) for name, found in logs.items()}
