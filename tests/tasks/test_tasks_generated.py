@@ -38,9 +38,10 @@ NAMES = sorted(TASKS)
 SOLVED = {"sort": ("5 3 8 1", "1 3 5 8"), "countdown": ("3 5 2 = 17", "3*5+2"), "add": ("47 85", "132")}
 SOLVED |= {"chain": ("a=3 b=a+4 c=b*2", "4"), "calculator": ("12*7+5", "89")}
 SOLVED |= {"program": ("3*x+4", "4+x+x+x"), "search": ("6@7 boss of friend of ken", "meg")}
+SOLVED |= {"calculation": ("(3+4^2)*(7/2)", "133/2")}
 WITH_TOOL = ("calculator", "search")
 # The embedded model was fitted on these; the others' default levels promise nothing.
-FITTED = [name for name in NAMES if name not in ("program", "search")]
+FITTED = [name for name in NAMES if name not in ("program", "search", "calculation")]
 
 
 def rolled(problem: Problem, text: str) -> Rollout:

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from truegain.core.errors import SettingError, nearest
 from truegain.core.types import Task
-from truegain.tasks import add, calculator, chain, countdown, program, search, sort
+from truegain.tasks import add, calculation, calculator, chain, countdown, program, search, sort
 from truegain.tasks.bandit import Bandit
 from truegain.tasks.generated import CHARSET, MARKS, STYLES, Generated, Rules, policy_spans, token_length, tool_call
 
@@ -27,7 +27,7 @@ __all__ = [
 ]
 
 TASKS: dict[str, Rules] = {
-    room.RULES.name: room.RULES for room in (sort, countdown, add, chain, calculator, program, search)
+    room.RULES.name: room.RULES for room in (sort, countdown, add, chain, calculator, program, search, calculation)
 }
 NAMES = (*TASKS, "bandit")
 """Every embedded task; `bandit` is for the table policy."""
