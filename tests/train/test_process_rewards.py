@@ -173,5 +173,5 @@ def test_a_fit_of_heads_without_labels_or_with_the_policy_beside_is_refused(tmp_
     with pytest.raises(WiringError, match="labels rows"):
         check(Chain((fit,), "x", tmp_path / "x", task="sort"))
     (term,) = fit.terms
-    with pytest.raises(WiringError, match="heads alone"):
+    with pytest.raises(WiringError, match="reward models alone"):
         check_heads(replace(fit, terms=(term, replace(term, role="policy"))))

@@ -20,7 +20,7 @@ from truegain.core.batch import Batch
 from truegain.core.columns import COSTLY
 from truegain.core.component import Member, call, spec_of
 from truegain.core.errors import WiringError
-from truegain.core.forms import Fit, Stage, Term, Train, members
+from truegain.core.forms import Decode, Fit, Stage, Term, Train, members
 
 Facts = Mapping[str, Any]
 Logs = dict[str, tuple[float, float]]
@@ -208,9 +208,11 @@ def loss_of(
     return loss, logs
 
 
-def named_columns(form: Train | Fit) -> frozenset[str]:
+def named_columns(form: Train | Fit | Decode) -> frozenset[str]:
     """Every column that some component of the form names; the loop computes no costly column beyond these."""
     found: set[str] = set()
+    if isinstance(form, Decode):
+        return frozenset()
     stages: list[Stage] = [s for t in form.terms for s in (t.credit, t.surrogate, t.weight)]
     if isinstance(form, Train):
         stages += [form.probe, form.reward, form.select, form.plan, form.fold]
@@ -231,13 +233,13 @@ def names_fact(form: Train | Fit, fact: str) -> bool:
     return any(fact in spec_of(member).facts for stage in stages for member in members(stage))
 
 
-def needs_old_pass(form: Train | Fit) -> bool:
+def needs_old_pass(form: Train | Fit | Decode) -> bool:
     """Whether ``old_logp`` has to be computed before the update.
 
     With one optimiser step per batch it equals ``logp`` without its gradient, unless something before the surrogate
     names it.
     """
-    if isinstance(form, Fit):
+    if not isinstance(form, Train):
         return False
     early = [m for stage in (form.probe, form.reward, form.select, form.plan) for m in members(stage)]
     early += [m for t in form.terms for stage in (t.credit, t.weight) for m in members(stage)]

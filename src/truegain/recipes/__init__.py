@@ -33,6 +33,7 @@ from truegain.recipes.gspo import gspo as gspo
 from truegain.recipes.hdpo_metis import hdpo_metis as hdpo_metis
 from truegain.recipes.hiper_hae import hiper_hae as hiper_hae
 from truegain.recipes.igpo import igpo as igpo
+from truegain.recipes.implicit_prm import implicit_prm as implicit_prm
 from truegain.recipes.int import int_ as int_
 from truegain.recipes.ird_erd import ird_erd as ird_erd
 from truegain.recipes.kl_estimators import kl_estimators as kl_estimators

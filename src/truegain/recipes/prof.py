@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from functools import partial
 
+from truegain.core.errors import SettingError
 from truegain.core.forms import Loop, Role, Term, Train
 from truegain.core.system import system
 from truegain.methods import credit, exploration, objective, reward
+from truegain.recipes.implicit_prm import implicit_roles
 
 
 @system(
@@ -18,11 +20,15 @@ from truegain.methods import credit, exploration, objective, reward
     "are not known to us (`process_consistent.penalty`, `.most_steps`); a group of one outcome keeps 4 too; steps are "
     "lines; no KL penalty; lr suits the tiny policy",
 )
-def prof(keep: int = 4, clip: float = 0.2, model: str = "") -> Train:
+def prof(keep: int = 4, clip: float = 0.2, model: str = "", implicit: str = "") -> Train:
     """GRPO on ``keep`` of the samples: right ones with the best steps, wrong ones with the worst, equally many.
 
-    ``model`` is the folder of a process reward model. It chooses rows and never enters the loss.
+    ``model`` is the folder of a process reward model, ``implicit`` that of one without a head (`implicit_prm`), whose
+    log-ratio to the policy before training is the reward. It chooses rows and never enters the loss.
     """
+    if model and implicit:
+        raise SettingError("prof: give model or implicit, one process reward model")
+    roles = {"steps": Role(source=model, fills="step_reward", head=True)} if model else {}
     term = Term(
         credit=credit.group_normalise,
         surrogate=partial(objective.ppo_clip, clip_low=clip, clip_high=clip),
@@ -31,9 +37,9 @@ def prof(keep: int = 4, clip: float = 0.2, model: str = "") -> Train:
     return Train(
         reward=partial(reward.outcome, wrong=-1.0),
         segment={"step": credit.by_step},
-        probe=() if model else partial(reward.judged_steps, wrong=0.0),
+        probe=reward.implicit_steps if implicit else () if model else partial(reward.judged_steps, wrong=0.0),
         select=partial(exploration.process_consistent, keep=keep),
         terms=(term,),
-        roles={"steps": Role(source=model, fills="step_reward", head=True)} if model else {},
+        roles=implicit_roles(implicit) if implicit else roles,
         loop=Loop(samples=8, lr=1e-4),
     )

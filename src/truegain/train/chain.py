@@ -23,6 +23,7 @@ from truegain.core.types import Task
 from truegain.tasks.mixture import parse
 from truegain.train.folder import RunFolder
 from truegain.train.launch import StopSignal
+from truegain.train.models import left_by
 from truegain.train.online import check as check_train
 from truegain.train.stages import decode, fit, records, study, train
 from truegain.train.stages.stage import Event, Executor, Given, Stage, after, finished
@@ -147,7 +148,7 @@ def _needs_task(form: Form, data: bool) -> bool:
 def trained_roles(form: Form) -> set[str]:
     """Roles beside the policy whose weights the form leaves."""
     if isinstance(form, Train | Fit):
-        return {name for name, role in form.roles.items() if role.lr is not None}
+        return set(left_by(form))
     return set()
 
 

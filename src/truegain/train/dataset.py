@@ -52,11 +52,16 @@ def write_dataset(file: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 
 
 def read_dataset(file: Path, *columns: str) -> list[dict[str, Any]]:
-    """The rows of a data set. Raises DataError if there are none, or one lacks one of the ``columns``."""
+    """The rows of a data set; TRL's ``label`` of a completion is its ``correct``, where there is none.
+
+    Raises DataError if there are no rows, or one lacks one of the ``columns``.
+    """
     rows = read_lines(file)
     if not rows:
         raise DataError(f"{file} has no rows to learn from: give the form that writes it more steps or other problems")
     for number, row in enumerate(rows, 1):
+        if isinstance(row.get("label"), bool):
+            row.setdefault("correct", float(row["label"]))
         for name in columns:
             if name not in row:
                 raise DataError(f"{file} line {number} has no {name!r}; it has {', '.join(row)}")

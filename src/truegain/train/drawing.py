@@ -160,6 +160,16 @@ class Draw:
         batch = Batch(**to_columns(rollouts))
         return add_segments(self.setup, batch, rollouts)[name]
 
+    def columns(self, rollouts: Sequence[Rollout]) -> Batch:
+        """Columns of rollouts: the engine's, the facts, the form's segments, and what its roles say of them."""
+        from truegain.train.shaping import before_probes
+
+        for model in self.models.values():
+            cost = model_cost(model.policy.model) if model.role is not None else None
+            for size in (len(r.trained_prompt) + len(r.ids) for r in rollouts if cost is not None):
+                self.ledger += spend(cost, "scored", size, attended(0, size))
+        return before_probes(self.setup, self.models, rollouts)
+
     def rewards(self, rollouts: Sequence[Rollout], *, first: bool = False) -> list[float]:
         """The reward that the form's reward stage gives each rollout; NaN where the check abstained.
 

@@ -1,4 +1,4 @@
-"""The offline loop on heads, written out: process reward models fitted to labels of steps. It resumes as it was."""
+"""The offline loop on labelled rows, written out: reward models with a head, or as language models. It resumes."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from truegain.core.errors import DataError, RunError, WiringError
 from truegain.core.forms import Fit, members
 from truegain.policy.policy import Policy
 from truegain.train.dataset import example_of, in_order
-from truegain.train.learner import learning_rate, update
-from truegain.train.models import Model, load_models, width_of
+from truegain.train.learner import learning_rate, logp_pass, update
+from truegain.train.models import LOGPS, Model, load_models, width_of
 from truegain.train.offline import Example
 from truegain.train.pairs import resume_models, save_models
 
@@ -36,9 +36,10 @@ def fit_heads(
     begin: Callable[[Mapping[str, Model]], None] = lambda models: None,
     hold: Callable[[Mapping[str, Model]], None] = lambda models: None,
 ) -> Iterator[dict[str, Any]]:
-    """Train the form's roles with heads by its terms, on the rows of a data set; yield a line per optimiser step.
+    """Train the form's reward models by its terms, on the rows of a data set; yield a line per optimiser step.
 
-    A step takes ``loop.prompts`` rows, in the order of `in_order`. The facts of a row are the columns, by their names.
+    A step takes ``loop.prompts`` rows, in the order of `in_order`. The facts of a row are the columns, by their names;
+    frozen roles add their log-probs, where they are named.
     ``begin`` sets up fresh models, ``hold`` is handed them; ``folder/checkpoints`` gets a checkpoint every
     ``loop.save_every`` steps and at a stop.
     """
@@ -59,11 +60,12 @@ def fit_heads(
         chosen = [rows[place(step * loop.prompts + i)] for i in range(loop.prompts)]
         examples = [example_of(policy, row, room) for row in chosen]
         facts = {"progress": step / loop.steps, "step_index": step, "max_tokens": loop.max_tokens}
-        batch = columns_of(examples, chosen, policy.device)
+        prompts = [e.prompt for e in examples]
+        batch = add_references(form, models, columns_of(examples, chosen, policy.device), prompts)
         targets, _ = arithmetic.credit_stage(form, batch, facts)
         part = arithmetic.plan_stage(form, batch, targets, facts)[0][0]
         try:
-            done = update(form, models, part, [e.prompt for e in examples], facts)
+            done = update(form, models, part, prompts, facts)
         except RunError as error:
             raise RunError(f"step {step + 1}: {error}") from error
         step += 1
@@ -76,20 +78,40 @@ def fit_heads(
 
 
 def check_heads(form: Fit) -> None:
-    """Refuse a Fit that mixes heads with the policy, or a head without a learning rate. Raises WiringError."""
+    """Refuse a Fit that mixes reward models with the policy, or one that is none or has no lr. Raises WiringError."""
     for term in form.terms:
         role = form.roles.get(term.role)
-        if role is None or not role.head or role.lr is None:
+        if role is None or role.lr is None or role.head == (role.fills in LOGPS):
             raise WiringError(
-                "a Fit trains the policy alone, or heads alone, each with a role that has head=True and an lr"
+                "a Fit trains the policy alone, or reward models alone: roles with an lr, and head=True or "
+                "fills='rm_logp'"
             )
+    named(form)
 
 
 def named(form: Fit) -> set[str]:
-    """Columns that the terms read and a data set must hold."""
+    """Columns that the terms read and a data set must hold. Raises WiringError for one that a role would have to."""
     stages = [stage for term in form.terms for stage in (term.credit, term.surrogate, term.weight)]
-    found = {name for stage in stages for member in members(stage) for name in spec_of(member).inputs}
-    return (found & set(COLUMNS)) - {"value", "target", "advantage", "tokens", "mask", "turn", "group"}
+    inputs = {name: spec_of(m).full_name for stage in stages for m in members(stage) for name in spec_of(m).inputs}
+    frozen = {role.fills for role in form.roles.values() if role.lr is None}
+    for name in LOGPS:
+        if name in inputs and name not in frozen:
+            raise WiringError(
+                f"{inputs[name]} needs column {name!r}, which comes from {COLUMNS[name].provider}: give the form a "
+                f"frozen one"
+            )
+    current = {"value", "logp", "entropy", "target", "advantage", "tokens", "mask", "turn", "group"}
+    return (inputs.keys() & COLUMNS.keys()) - current - set(LOGPS)
+
+
+def add_references(form: Fit, models: Mapping[str, Model], batch: Batch, prompts: Sequence[tuple[int, ...]]) -> Batch:
+    """The log-probs of frozen roles that a term names."""
+    inputs = arithmetic.named_columns(form)
+    for model in models.values():
+        if model.role is not None and model.optimiser is None and model.role.fills in inputs & set(LOGPS):
+            found = logp_pass(model.policy, prompts, batch, form.loop)
+            batch = batch.add(**{model.role.fills: found})
+    return batch
 
 
 def columns_of(examples: Sequence[Example], rows: Sequence[Row], device: torch.device) -> Batch:

@@ -122,6 +122,18 @@ def frozen_models(roles: Mapping[str, Role], policy: Policy) -> dict[str, Model]
     return models
 
 
+def left_by(form: Train | Fit) -> list[str]:
+    """Roles whose weights the form leaves: trained ones, and of a Fit the reward model as which it trains the policy.
+
+    That is a role with ``source="policy"`` and ``fills="rm_logp"``, as DPO leaves one.
+    """
+
+    def itself(role: Role) -> bool:
+        return isinstance(form, Fit) and (role.source, role.fills) == ("policy", "rm_logp")
+
+    return [name for name, role in form.roles.items() if role.lr is not None or itself(role)]
+
+
 def check_roles(form: Train) -> None:
     """Refuse roles that the loop cannot run. Raises WiringError naming the first."""
     for name, role in form.roles.items():

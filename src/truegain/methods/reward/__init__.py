@@ -7,6 +7,7 @@ from truegain.methods.reward._discount_likely import discount_likely as discount
 from truegain.methods.reward._extreme_ranks import extreme_ranks as extreme_ranks
 from truegain.methods.reward._implicit import Solver as Solver
 from truegain.methods.reward._implicit import hypergradient as hypergradient
+from truegain.methods.reward._implicit_best import implicit_best as implicit_best
 from truegain.methods.reward._implicit_outcome import implicit_outcome as implicit_outcome
 from truegain.methods.reward._implicit_steps import implicit_steps as implicit_steps
 from truegain.methods.reward._judged_steps import judged_steps as judged_steps
@@ -19,6 +20,7 @@ from truegain.methods.reward._median_member import median_member as median_membe
 from truegain.methods.reward._multipliers import multipliers as multipliers
 from truegain.methods.reward._nonzero_reward import nonzero_reward as nonzero_reward
 from truegain.methods.reward._outcome import outcome as outcome
+from truegain.methods.reward._outcome_cross_entropy import outcome_cross_entropy as outcome_cross_entropy
 from truegain.methods.reward._preference_study import preference_study as preference_study
 from truegain.methods.reward._random_reward import random_reward as random_reward
 from truegain.methods.reward._reference_kl import reference_kl as reference_kl

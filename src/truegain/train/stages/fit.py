@@ -20,7 +20,7 @@ from truegain.train.heads import check_heads, fit_heads, named
 from truegain.train.launch import StopSignal
 from truegain.train.ledger import Ledger, attended, model_cost, spend
 from truegain.train.memory import memory_for
-from truegain.train.models import Model
+from truegain.train.models import Model, left_by
 from truegain.train.offline import Example
 from truegain.train.pairs import check_pairs, fit_pairs, pair_ids
 from truegain.train.reward_models import draw_head
@@ -41,7 +41,7 @@ def _heads_of(form: Fit) -> bool:
 
 
 def _models(stage: Stage, stop: StopSignal) -> Iterator[Event]:
-    """The loops on pairs and on heads. A head that they train is what is left: its body is no policy to go on from."""
+    """The loops on pairs and on labelled rows. A reward model that they train is what is left: it is no policy."""
     form = cast(Fit, stage.form)
     assert stage.given.dataset is not None
     kept: dict[str, Model] = {}
@@ -49,8 +49,8 @@ def _models(stage: Stage, stop: StopSignal) -> Iterator[Event]:
         policy = stage.policy().trainable_copy()
         wanted = ("chosen", "rejected") if form.pair else ("completion", *sorted(named(form)))
         rows = read_dataset(stage.given.dataset, "prompt", *wanted)
-        found = checkpoint.latest(stage.place)
-        at = found.step if found else 0
+        last = checkpoint.latest(stage.place)
+        at = last.step if last else 0
         folder.rewind(at)
         yield {"kind": "begin", "total": form.loop.steps, "unit": "steps", "done": at}
 
@@ -71,18 +71,18 @@ def _models(stage: Stage, stop: StopSignal) -> Iterator[Event]:
             yield line
         if at < form.loop.steps:
             return
-        heads = [model for model in kept.values() if model.head is not None and model.optimiser is not None]
-        put(stage.place / "model", lambda where: _written(where, policy, heads))
-    roles = {model.name: "model" for model in heads}
+        found = [kept[name] for name in left_by(form)]
+        put(stage.place / "model", lambda where: _written(where, policy, found))
+    roles = {model.name: "model" for model in found}
     finish(stage.place, form="Fit", policy=None if roles else "model", roles=roles, steps=at)
 
 
-def _written(folder: Path, policy: Policy, heads: Sequence[Model]) -> None:
-    for model in heads:
-        assert model.head is not None
+def _written(folder: Path, policy: Policy, left: Sequence[Model]) -> None:
+    for model in left:
         model.policy.save(folder)
-        model.head.save(folder / HEAD)
-    if not heads:
+        if model.head is not None:
+            model.head.save(folder / HEAD)
+    if not left:
         policy.save(folder)
 
 
@@ -144,7 +144,7 @@ def check(form: Fit, dataset: bool, demonstrations: bool) -> None:
         check_heads(form)
         if not dataset:
             raise WiringError(
-                "a Fit of heads needs a form before it that labels rows, or --data FILE with their columns"
+                "a Fit of reward models needs a form before it that labels rows, or --data FILE with their columns"
             )
         return
     if not dataset and not demonstrations:
