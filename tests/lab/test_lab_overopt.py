@@ -16,12 +16,12 @@ import torch
 from truegain.cli.__main__ import main
 from truegain.core.errors import SettingError
 from truegain.lab import optimise, overopt
-from truegain.lab import world as world_room
 from truegain.lab.optimise import best_of_n, reinforce
 from truegain.lab.overopt import QUICK, Setting, arms, summary
 from truegain.lab.proxies import Proxies
-from truegain.lab.world import World
 from truegain.report.overopt import render_overopt, sentence
+from truegain.tasks import rubric as rubric_room
+from truegain.tasks.rubric import Rubric
 
 SMALL = replace(
     QUICK, seeds=(0, 1), letters=4, tokens=4, pairs=64, epochs=1, members=2, pool=64, ns=(1, 2, 4, 8), steps=2,
@@ -30,7 +30,7 @@ SMALL = replace(
 
 
 def test_gold_is_the_rubric_worked_out_by_hand_and_standardised_on_the_base_policy() -> None:
-    world = World(0, letters=3, tokens=4)
+    world = Rubric(0, letters=3, tokens=4)
     texts = torch.tensor([[0, 0, 0, 0], [0, 1, 2, 0]])
     v = world.worth.tolist()
     # Four mentions earn 15/16, two earn 3/4, one earns 1/2
@@ -43,18 +43,18 @@ def test_gold_is_the_rubric_worked_out_by_hand_and_standardised_on_the_base_poli
 
 
 def test_the_kl_is_exact() -> None:
-    world = World(1, letters=3, tokens=5)
+    world = Rubric(1, letters=3, tokens=5)
     policy = world.base + torch.randn(4, 3, generator=torch.Generator().manual_seed(1))
     texts = torch.cartesian_prod(*[torch.arange(3)] * 5)
     p, q = world.logp(policy.double(), texts).sum(1), world.base.double().log_softmax(1)
-    q = World.logp(world, q, texts).sum(1)
+    q = Rubric.logp(world, q, texts).sum(1)
     assert float(p.exp().sum()) == pytest.approx(1.0)
     assert world.kl(policy) == pytest.approx(float((p.exp() * (p - q)).sum()), rel=1e-6)
     assert world.kl(world.base) == 0.0
 
 
 def test_a_quarter_of_the_labels_is_turned_round_and_nothing_else_is() -> None:
-    world = World(2)
+    world = Rubric(2)
     pairs = [world.pair("train", i) for i in range(1000)]
     flipped = [pair.meta["flipped"] for pair in pairs]
     assert sum(flipped) / 1000 == pytest.approx(0.25, abs=0.05)
@@ -66,8 +66,8 @@ def test_a_quarter_of_the_labels_is_turned_round_and_nothing_else_is() -> None:
             or pair.chosen == pair.rejected
             or sorted(pair.chosen) == sorted(pair.rejected)
         )
-    assert World(2).pair("train", 7) == pairs[7] and world.pair("dev", 7).chosen != pairs[7].chosen
-    clean = World(2, flip=0.0)
+    assert Rubric(2).pair("train", 7) == pairs[7] and world.pair("dev", 7).chosen != pairs[7].chosen
+    clean = Rubric(2, flip=0.0)
     assert not any(clean.pair("train", i).meta["flipped"] for i in range(50))
 
 
@@ -76,7 +76,7 @@ class Truth:
 
     members = ()
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: Rubric) -> None:
         self.world = world
 
     def score(self, texts: torch.Tensor, members: int | None = None) -> torch.Tensor:
@@ -84,7 +84,7 @@ class Truth:
 
 
 def test_optimising_the_truth_itself_raises_it_and_a_kl_penalty_holds_the_policy_back() -> None:
-    world = World(3, letters=6, tokens=6)
+    world = Rubric(3, letters=6, tokens=6)
     proxies: Any = Truth(world)
     by_name = {arm.name: arm for arm in arms()}
     ends: dict[str, dict[str, list[float]]] = {}
@@ -107,7 +107,7 @@ def test_best_of_n_by_gold_is_the_best_there_is() -> None:
 
 
 def test_members_are_on_the_scale_of_the_base_policy() -> None:
-    world = World(0, letters=4, tokens=4)
+    world = Rubric(0, letters=4, tokens=4)
     shift, scale = torch.tensor([1.0, -2.0]), torch.tensor([2.0, 0.5])
 
     class Fixed:
@@ -128,7 +128,7 @@ def small() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(overopt, "arms", lambda: few)
         patch.setattr(optimise, "LOOK_PROXY", 8)
-        patch.setattr(world_room, "BLOCK", 2048)
+        patch.setattr(rubric_room, "BLOCK", 2048)
         yield
 
 

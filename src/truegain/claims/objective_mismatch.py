@@ -13,10 +13,10 @@ from truegain.claims.claim import Claim
 from truegain.core.component import call
 from truegain.core.forms import members
 from truegain.lab.optimise import Curve, reinforce
-from truegain.lab.world import World
 from truegain.methods import reward
 from truegain.recipes.objective_mismatch import objective_mismatch
 from truegain.recipes.rm_ensemble_conservative import on_members
+from truegain.tasks.rubric import Rubric
 
 WORLDS, STEPS, ROWS, LR = 4, 80, 64, 0.1
 
@@ -25,7 +25,7 @@ WORLDS, STEPS, ROWS, LR = 4, 80, 64, 0.1
 class _Reward:
     """A reward of texts where the laboratory has its reward models: gold, or every mention paid in full."""
 
-    world: World
+    world: Rubric
     hacked: bool
 
     def score(self, texts: Tensor, members: int | None = None) -> Tensor:
@@ -33,7 +33,7 @@ class _Reward:
         return (self.world.worth[texts].sum(1) if self.hacked else self.world.gold(texts))[:, None]
 
 
-def _curve(world: World, hacked: bool) -> Curve:
+def _curve(world: Rubric, hacked: bool) -> Curve:
     proxies: Any = _Reward(world, hacked)
     form = on_members(reward.mean_member, 0.0, "lab")
     return reinforce(proxies, form, members=1, steps=STEPS, samples=ROWS, lr=LR, look_every=STEPS // 16)
@@ -48,7 +48,7 @@ def _link(curve: Curve) -> Any:
 def _one_seed(seed: int) -> Mapping[str, float]:
     arms: dict[str, float] = {}
     for name, hacked in (("count of mentions", True), ("gold", False)):
-        curves = [_curve(World(WORLDS * seed + n), hacked) for n in range(WORLDS)]
+        curves = [_curve(Rubric(WORLDS * seed + n), hacked) for n in range(WORLDS)]
         links = [_link(curve) for curve in curves]
         arms[f"{name}: flagged"] = sum(link.mismatch for link in links) / WORLDS
         arms[f"{name}: late correlation"] = sum(link.late for link in links) / WORLDS

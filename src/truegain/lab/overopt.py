@@ -20,11 +20,11 @@ from truegain.core.errors import DataError, SettingError
 from truegain.core.forms import Stage, Train
 from truegain.lab.optimise import Curve, best_of_n, reinforce
 from truegain.lab.proxies import Proxies, fit_proxies, load_proxies
-from truegain.lab.world import World
 from truegain.methods import reward
 from truegain.methods.evaluation import clustered_mean, ensemble_disagreement, overoptimization_bon, overoptimization_rl
 from truegain.recipes.orpo_chi2 import orpo_chi2
 from truegain.recipes.rm_ensemble_conservative import on_members
+from truegain.tasks.rubric import Rubric
 from truegain.train.folder import write_atomic
 
 PENALTY = 0.5
@@ -112,7 +112,7 @@ def one_seed(
     if done.is_file():
         yield {"kind": "seed", "seed": seed, **json.loads(done.read_text())}
         return
-    world = World(seed, setting.letters, setting.tokens, setting.flip)
+    world = Rubric(seed, setting.letters, setting.tokens, setting.flip)
     fitting = fit_proxies(
         world, folder, members=setting.members, pairs=setting.pairs, epochs=setting.epochs, vary=setting.vary, stop=stop
     )

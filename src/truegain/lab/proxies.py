@@ -12,11 +12,11 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from truegain.core.settings import loop_with
-from truegain.lab.world import World
 from truegain.policy.policy import Policy
 from truegain.policy.reward_model import RewardModels
 from truegain.policy.tokenizer import character_tokenizer
 from truegain.recipes.bradley_terry_rm import bradley_terry_rm
+from truegain.tasks.rubric import Rubric
 from truegain.train.reward_models import MemberPlan, fit_members
 
 
@@ -24,7 +24,7 @@ from truegain.train.reward_models import MemberPlan, fit_members
 class Proxies:
     """M reward models over a world's texts, each on the scale of the base policy: mean 0, deviation 1 there."""
 
-    world: World
+    world: Rubric
     models: RewardModels
     shift: Tensor
     scale: Tensor
@@ -36,7 +36,7 @@ class Proxies:
 
 
 def fit_proxies(
-    world: World, folder: Path, *, members: int, pairs: int, epochs: int, vary: str, stop: Callable[[], str | None]
+    world: Rubric, folder: Path, *, members: int, pairs: int, epochs: int, vary: str, stop: Callable[[], str | None]
 ) -> Iterator[dict[str, Any]]:
     """Fit the members into ``folder``; yield the lines of `fit_members`. What is there already is kept.
 
@@ -67,7 +67,7 @@ def fresh_body(seed: int) -> Policy:
     return Policy(LlamaForCausalLM(config), tokenizer, f"body of seed {seed}")
 
 
-def load_proxies(world: World, folder: Path) -> Proxies:
+def load_proxies(world: Rubric, folder: Path) -> Proxies:
     """Load what `fit_proxies` wrote, and put each member on the base policy's scale."""
     models = RewardModels.load(folder / "members")
     rng = torch.Generator().manual_seed(world.seed * 1009 + 11)
@@ -75,7 +75,7 @@ def load_proxies(world: World, folder: Path) -> Proxies:
     return Proxies(world, models, scores.mean(dim=0), scores.std(dim=0))
 
 
-def _scores(world: World, models: RewardModels, texts: Tensor) -> Tensor:
+def _scores(world: Rubric, models: RewardModels, texts: Tensor) -> Tensor:
     prompt, _ = models.tokens("", "")
     ids = torch.tensor([models.members[0][0].encode(chr(ord("a") + n))[0] for n in range(world.letters)])
     end = models.members[0][0].tokenizer.eos_token_id

@@ -29,8 +29,8 @@ __all__ = [
 TASKS: dict[str, Rules] = {
     room.RULES.name: room.RULES for room in (sort, countdown, add, chain, calculator, program, search, calculation)
 }
-NAMES = (*TASKS, "bandit")
-"""Every embedded task; `bandit` is for the table policy."""
+NAMES = (*TASKS, "bandit", "rubric")
+"""Every embedded task; `bandit` is for the table policy, `rubric` has a graded truth and preference pairs."""
 
 
 def _flag(text: str) -> bool:
@@ -38,6 +38,7 @@ def _flag(text: str) -> bool:
 
 
 _KNOBS: dict[str, Callable[[str], Any]] = {"level": int, "style": str, "seed": int, "chat": _flag, "call_cost": float}
+_RUBRIC: dict[str, Callable[[str], Any]] = {"seed": int, "letters": int, "tokens": int, "flip": float}
 
 
 def make_one(spec: str) -> Generated:
@@ -63,22 +64,33 @@ def _bandit(spec: str) -> Bandit:
     return Bandit(**_knobs("bandit", [part.strip() for part in spec.split(",")][1:], ["level"]))
 
 
-def _knobs(name: str, settings: list[str], legal: list[str]) -> dict[str, Any]:
+def _rubric(spec: str) -> Task:
+    from truegain.tasks.rubric import Rubric  # needs torch
+
+    return Rubric(**_knobs("rubric", [part.strip() for part in spec.split(",")][1:], list(_RUBRIC), _RUBRIC))
+
+
+def _knobs(
+    name: str, settings: list[str], legal: list[str], kinds: dict[str, Callable[[str], Any]] = _KNOBS
+) -> dict[str, Any]:
     knobs: dict[str, Any] = {}
     for setting in settings:
         key, _, text = setting.partition("=")
         if key not in legal:
             raise SettingError(f"task {name}: unknown key {key!r}{nearest(key, legal)}; there are {' '.join(legal)}")
         try:
-            knobs[key] = _KNOBS[key](text)
+            knobs[key] = kinds[key](text)
         except (ValueError, KeyError):
             raise SettingError(f"task {name}: {key} cannot be {text!r}") from None
     return knobs
 
 
 def embedded(spec: str) -> Task:
-    """One embedded task, the bandit included; see `make_one` for the keys."""
-    return cast(Task, _bandit(spec) if spec.partition(",")[0].strip() == "bandit" else make_one(spec))
+    """One embedded task, bandit and rubric included; see `make_one` for the keys."""
+    name = spec.partition(",")[0].strip()
+    if name == "rubric":
+        return _rubric(spec)
+    return cast(Task, _bandit(spec) if name == "bandit" else make_one(spec))
 
 
 def make(spec: str) -> Task:

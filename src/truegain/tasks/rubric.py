@@ -1,21 +1,26 @@
-"""The truth of the over-optimisation laboratory: a rubric as gold scorer, a base policy, and noisy preferences."""
+"""A rubric as gold scorer, with a base policy and noisy preferences: the truth of the over-optimisation laboratory."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from truegain.core.types import SPLITS, Pair, Split
+from truegain.core.errors import SettingError
+from truegain.core.types import SPLITS, Abstain, Environment, Pair, Problem, Rollout, Split
 
 BLOCK = 8192
-"""Pairs of a split, and completions of the base policy by which gold is standardised."""
+"""Pairs or problems of a split, and completions of the base policy by which gold is standardised."""
+GOOD = 1.0
+"""Gold, in deviations of the base policy's texts, above which a text counts as correct."""
 
 
 @dataclass(frozen=True)
-class World:
+class Rubric:
     """Texts of ``tokens`` letters; which rubric is the truth and how the base policy writes is drawn by ``seed``.
 
     Gold: letter k is an item of the rubric, worth ``v_k`` (standard normal); mentioned c times it earns
@@ -25,12 +30,25 @@ class World:
 
     The base policy is a table: the next letter given the last, with a rank-frequency law like that of words. Pairs are
     two of its texts, labelled by gold, a share ``flip`` of the labels turned round.
+
+    As a task every problem asks the same, after an empty prompt: a text, whoever writes it. Other characters than the
+    letters earn nothing, and none counts beyond the first ``tokens``. ``score`` is its gold; ``correct`` says that gold
+    is above `GOOD`.
+
+    Raises SettingError for fewer than 2 or more than 26 letters, no tokens, or a flip outside [0, 0.5].
     """
 
-    seed: int
+    seed: int = 0
     letters: int = 20
     tokens: int = 20
     flip: float = 0.25
+
+    def __post_init__(self) -> None:  # noqa: D105
+        if not (2 <= self.letters <= 26 and self.tokens >= 1 and 0 <= self.flip <= 0.5):
+            raise SettingError(
+                f"task rubric: letters={self.letters} is 2 to 26, tokens={self.tokens} 1 or more, flip={self.flip:g} 0 "
+                "to 0.5"
+            )
 
     @property
     def name(self) -> str:
@@ -92,11 +110,54 @@ class World:
         """Letters a, b, c, ..."""
         return "".join(chr(ord("a") + n) for n in letters.tolist())
 
-    # Preference pairs, as `truegain.train.reward_models` takes them
+    # What a task is asked
+
+    @property
+    def stop(self) -> tuple[str, ...]:
+        """No stop strings: a text ends where its writer ends it."""
+        return ()
+
+    @property
+    def supplies(self) -> tuple[str, ...]:
+        """The columns that its checker fills."""
+        return ("correct", "score")
+
+    @property
+    def max_tokens(self) -> int:
+        """A letter is a token."""
+        return self.tokens
 
     def size(self, split: Split) -> int:
-        """How many pairs a split has."""
+        """How many pairs, and problems, a split has."""
         return BLOCK
+
+    def problem(self, split: Split, index: int) -> Problem:
+        """The same question again, under an id of its own."""
+        return Problem(f"rubric-{self.seed}-{split}-{index}", "", None, {"task": "rubric"})
+
+    def score(self, problem: Problem, rollout: Rollout) -> Mapping[str, Any] | Abstain:
+        """Gold of the text as ``score``, and whether it is above `GOOD` as ``correct``."""
+        mentions = torch.zeros(self.letters)
+        for letter in rollout.text[: self.tokens]:
+            if 0 <= ord(letter) - ord("a") < self.letters:
+                mentions[ord(letter) - ord("a")] += 1
+        mean, deviation = self._scale
+        gold = (float((1 - 0.5**mentions) @ self.worth) - mean) / deviation
+        return {"correct": float(gold > GOOD), "score": gold}
+
+    def final(self, problem: Problem, text: str) -> str | None:
+        """The text."""
+        return text
+
+    def environment(self) -> Callable[[], Environment] | None:
+        """None: one turn."""
+        return None
+
+    def respond(self, env: Environment, text: str) -> str | None:
+        """None: there is no tool."""
+        return None
+
+    # Preference pairs, as `truegain.train.reward_models` takes them
 
     def pair(self, split: Split, index: int) -> Pair:
         """Pair ``index`` of a split: two texts of the base policy, labelled by gold but for the flips."""
