@@ -55,6 +55,7 @@ from truegain.recipes.ppo import ppo as ppo
 from truegain.recipes.ppo_m_ppo_c import ppo_m_ppo_c as ppo_m_ppo_c
 from truegain.recipes.ppo_m_ppo_c import ppo_m_reward_model as ppo_m_reward_model
 from truegain.recipes.prof import prof as prof
+from truegain.recipes.prorag import prorag as prorag
 from truegain.recipes.pure import pure as pure
 from truegain.recipes.r3l import r3l as r3l
 from truegain.recipes.rebalance import rebalance as rebalance

@@ -20,6 +20,7 @@ from truegain.policy.policy import Policy
 from truegain.train.drawing import SEED_STRIDE
 from truegain.train.folder import plain, read_lines, write_atomic
 from truegain.train.offline import Example
+from truegain.train.pairs import PAIR_IDS
 from truegain.train.tiny import demonstration_example
 
 NAME = "dataset.jsonl"
@@ -88,9 +89,10 @@ def example_of(policy: Policy, row: Mapping[str, Any], room: int | None = None) 
 
 
 def pair_of(row: Mapping[str, Any]) -> Pair:
-    """A row as a pair."""
+    """A row as a pair, with the tokens that were drawn where it has them."""
     prompt: Any = row["prompt"] if isinstance(row["prompt"], str) else tuple(row["prompt"])
-    return Pair(str(row.get("id", "")), prompt, row["chosen"], row["rejected"])
+    drawn = {name: row[name] for name in PAIR_IDS if name in row}
+    return Pair(str(row.get("id", "")), prompt, row["chosen"], row["rejected"], drawn)
 
 
 def in_order(count: int, seed: int) -> Callable[[int], int]:

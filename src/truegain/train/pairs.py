@@ -26,6 +26,8 @@ from truegain.train.models import Model, load_models, optimisers_saved, restore_
 FROM_ROLE = {"reward": "model_reward", "ref_logp": "ref_logp"}
 """Columns of a side that a role gives, and what that role fills. ``logp`` is the policy's."""
 SIDES = ("chosen", "rejected")
+PAIR_IDS = ("prompt_ids", "chosen_ids", "rejected_ids")
+"""Meta of a pair whose tokens are those that were drawn. Its sides may go on, so no end mark is added."""
 
 
 @dataclass(frozen=True)
@@ -38,19 +40,22 @@ class PairIds:
 
 
 def pair_ids(policy: Policy, pair: Pair) -> PairIds:
-    """Tokens of a pair; of what is longer than the model reads, the completion's end is cut off.
+    """Tokens of a pair, those that were drawn where it has them; what is longer than the model reads loses its end.
 
     Raises DataError when the prompt leaves no room at all.
     """
     room = getattr(policy.model.config, "max_position_embeddings", None)
-    prompt = policy.encode_prompt(pair.prompt)
-    mark = policy.tokenizer.eos_token_id
-    end = () if mark is None else (int(mark),)
+    if all(name in pair.meta for name in PAIR_IDS):
+        prompt, chosen, rejected = (tuple(pair.meta[name]) for name in PAIR_IDS)
+    else:
+        mark = policy.tokenizer.eos_token_id
+        end = () if mark is None else (int(mark),)
+        prompt = policy.encode_prompt(pair.prompt)
+        chosen, rejected = ((*policy.encode(text), *end) for text in (pair.chosen, pair.rejected))
     left = None if room is None else int(room) - len(prompt)
     if left is not None and left < 1:
         raise DataError(f"pair {pair.id}: its prompt has {len(prompt)} tokens, the model reads {room}; shorten it")
-    chosen, rejected = ((*policy.encode(text), *end)[:left] for text in (pair.chosen, pair.rejected))
-    return PairIds(prompt, chosen, rejected)
+    return PairIds(prompt, chosen[:left], rejected[:left])
 
 
 def fit_pairs(

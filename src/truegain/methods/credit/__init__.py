@@ -35,6 +35,7 @@ from truegain.methods.credit._scaled import scaled as scaled
 from truegain.methods.credit._shrink_to_prior import shrink_to_prior as shrink_to_prior
 from truegain.methods.credit._spare_separators import spare_separators as spare_separators
 from truegain.methods.credit._step_returns import step_returns as step_returns
+from truegain.methods.credit._step_scores import step_scores as step_scores
 from truegain.methods.credit._thought_rewards import thought_rewards as thought_rewards
 from truegain.methods.credit._tool_economy import tool_economy as tool_economy
 from truegain.methods.credit._track_quantiles import track_quantiles as track_quantiles

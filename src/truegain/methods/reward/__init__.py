@@ -5,6 +5,7 @@ from truegain.methods.reward._carry import carry as carry
 from truegain.methods.reward._confidence_pairs import confidence_pairs as confidence_pairs
 from truegain.methods.reward._discount_likely import discount_likely as discount_likely
 from truegain.methods.reward._extreme_ranks import extreme_ranks as extreme_ranks
+from truegain.methods.reward._floored_score import floored_score as floored_score
 from truegain.methods.reward._implicit import Solver as Solver
 from truegain.methods.reward._implicit import hypergradient as hypergradient
 from truegain.methods.reward._implicit_best import implicit_best as implicit_best
@@ -35,4 +36,5 @@ from truegain.methods.reward._uncertainty_weighted import uncertainty_weighted a
 from truegain.methods.reward._user_score import user_score as user_score
 from truegain.methods.reward._weakest_step import weakest_step as weakest_step
 from truegain.methods.reward._well_formed import well_formed as well_formed
+from truegain.methods.reward._word_f1 import word_f1 as word_f1
 from truegain.methods.reward._worst_member import worst_member as worst_member
