@@ -26,7 +26,7 @@ def word_f1(problem: Problem, rollout: Rollout, *, opening: str = OPENING, endin
     """
     if problem.answer is None:
         return Abstain(f"problem {problem.id} has no reference answer")
-    head, mark, rest = rollout.text.rpartition(opening)
+    _, mark, rest = rollout.text.rpartition(opening)
     said, closed, _ = rest.partition(ending)
     wrote = _words(said) if mark and closed else []
     wanted = _words(problem.answer)
