@@ -1,8 +1,9 @@
-"""ProRAG on questions of two hops whose answers the policy half knows by heart, with a judge of steps 80 % right.
+"""ProRAG on questions of two hops whose answers the policy mostly knows by heart, with a judge of steps 80 % right.
 
 The first hop has one right way and three corrupt ones, the second gives one of four answers. Each way leads to an
-answer of its own, the right one to the right one. After a corrupt hop the policy gives the right answer by heart as
-often as the one it was led to: lucky answers. The judge finds a step sound that goes the right way, or that gives the
+answer of its own, the right one to the right one. After a corrupt hop the policy gives the right answer by heart in
+70 % of the tries, a lucky answer, and the one it was led to in 20 %. (At 40 % each, the first set-up, the outcome alone
+ends at 88 %, as a corrupt hop halves the success, and leaves nothing to gain.) The judge finds a step sound that goes the right way, or that gives the
 answer it was led to, and errs on a fifth of all steps, always on the same ones. Compute counts forward passes: one to
 draw a row, three to train on it, one for the judge; the arm without a judge takes that many more updates.
 """
@@ -21,7 +22,7 @@ from truegain.core.forms import Train
 from truegain.recipes.prorag import prorag
 
 QUESTIONS, WAYS, SAMPLES = 16, 4, 8
-BY_HEART, LED, SURE, WRONG, LOGIT = 0.4, 0.4, 0.8, 0.2, 2.0
+BY_HEART, LED, SURE, WRONG, LOGIT = 0.7, 0.2, 0.8, 0.2, 2.0
 UPDATES, MORE, LR = 80, 100, 8.0
 ALLOWED = 0.02
 
@@ -87,7 +88,7 @@ def _effect(arms: Mapping[str, float]) -> float:
 CLAIM = Claim(
     name="prorag",
     system="prorag",
-    states="On two-hop questions whose answers the policy gives by heart in 40 % of the tries after a corrupt hop, the "
+    states="On two-hop questions whose answers the policy gives by heart in 70 % of the tries after a corrupt hop, the "
     "share of right answers that a right hop led to is more than 10 points higher with beta 0.3 and a judge of steps "
     "that is 80 % right than with the outcome alone at as much compute; a seed whose accuracy is more than 2 points "
     "lower counts as no gain.",

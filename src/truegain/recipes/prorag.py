@@ -12,7 +12,7 @@ from truegain.methods import credit, objective, preference, reward, search
 @system(
     "credit",
     paper="arXiv:2601.21912",
-    cite="Li et al. 2026, ProRAG",
+    cite="Wang, Zhao and Dou 2026, ProRAG",
     differs="a step is what ends with a tool call, the answer is the last; the simulation of a new node is the "
     "completion that its step was cut from (paper: rolled out again); 8 simulations of width 4 (paper 200 of 5); all "
     "siblings of different value are pairs, and no judge drops unsound ones; the worst step must score 0 or more in "
