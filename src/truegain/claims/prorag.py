@@ -3,9 +3,11 @@
 The first hop has one right way and three corrupt ones, the second gives one of four answers. Each way leads to an
 answer of its own, the right one to the right one. After a corrupt hop the policy gives the right answer by heart in
 70 % of the tries, a lucky answer, and the one it was led to in 20 %. (At 40 % each, the first set-up, the outcome alone
-ends at 88 %, as a corrupt hop halves the success, and leaves nothing to gain.) The judge finds a step sound that goes the right way, or that gives the
-answer it was led to, and errs on a fifth of all steps, always on the same ones. Compute counts forward passes: one to
-draw a row, three to train on it, one for the judge; the arm without a judge takes that many more updates.
+ends at 88 %, as a corrupt hop halves the success, and leaves nothing to gain.)
+
+The judge finds a step sound that goes the right way, or that gives the answer it was led to, and errs on a fifth of all
+steps, always on the same ones. Compute counts forward passes: one to draw a row, three to train on it, one for the
+judge; the arm without a judge takes that many more updates.
 """
 
 from __future__ import annotations
