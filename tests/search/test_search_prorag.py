@@ -31,13 +31,9 @@ from truegain.recipes.prorag import prorag
 from truegain.tasks import make
 from truegain.train.chain import Chain, check, execute
 from truegain.train.dataset import pair_of, row_of
-from truegain.train.drawing import Draw
-from truegain.train.folder import RunFolder
 from truegain.train.launch import StopSignal
-from truegain.train.models import Model
 from truegain.train.online import check as check_train
 from truegain.train.pairs import pair_ids
-from truegain.train.setup import Setup, State
 
 # --- the dual advantage ---------------------------------------------------------------------------------------------
 
@@ -123,7 +119,9 @@ def batch(seed: int = 0) -> Batch:
 
 
 def advantage(form: Train) -> Tensor:
-    return arithmetic.credit_stage(form, batch(), {})[0][0]
+    (found,), _ = arithmetic.credit_stage(form, batch(), {})
+    assert found is not None
+    return found
 
 
 def test_beta_0_is_outcome_grpo_and_the_channels_add_up() -> None:
@@ -272,7 +270,7 @@ def test_an_end_the_depth_and_a_missing_verdict_stop_the_growth() -> None:
     assert search.sibling_steps(ROLES, None, ()) == ([], {})
     for knobs in ({"simulations": 0}, {"width": 0}, {"depth": 0}):
         with pytest.raises(SettingError, match="must be >= 1"):
-            tree(Letters([]), **knobs)
+            search.sibling_steps(ROLES, None, (P,), **knobs)
 
 
 def test_trees_of_several_problems_grow_side_by_side() -> None:
@@ -297,15 +295,15 @@ def test_only_right_rollouts_without_a_bad_step_are_kept() -> None:
     rows = [loop.row(P, (2, 4)), loop.row(P, (2, 6)), loop.row(P, (3, 4)), loop.row(P, (2, 8), {"abstained": "no"})]
     asked: list[Any] = []
 
-    def scores(given: Any) -> Tensor:
+    def scores(given: Any) -> dict[str, Tensor]:
         asked.extend(given)
-        return torch.tensor([[0.0, 1.0, math.nan], [2.0, -0.1, math.nan]])
+        return {"step_reward": torch.tensor([[0.0, 1.0, math.nan], [2.0, -0.1, math.nan]])}
 
-    kept, logs = search.keep_sound({}, SimpleNamespace(step_rewards=scores), rows)
+    kept, logs = search.keep_sound({}, SimpleNamespace(columns=scores), rows)
     assert asked == rows[:2]
     assert [r.ids for r in kept] == [(2, 4)] and kept[0].facts["step_reward"] == [0.0, 1.0]
     assert logs == {"right": 0.5, "sound": 0.25}
-    nothing = SimpleNamespace(step_rewards=lambda given: torch.full((2, 2), math.nan))
+    nothing = SimpleNamespace(columns=lambda given: {"step_reward": torch.full((2, 2), math.nan)})
     assert search.keep_sound({}, nothing, rows)[0] == []
     assert search.keep_sound({}, None, rows[2:]) == ([], {"right": 0.0, "sound": 0.0})
 
@@ -332,7 +330,7 @@ def lenient() -> Any:
     @component("search", cite="truegain")
     def scored(roles: Any, draw: Any, rollouts: Any) -> list[Rollout]:
         """Keep everything."""
-        before, scores = draw.ledger.scored, draw.step_rewards(rollouts)
+        before, scores = draw.ledger.scored, draw.columns(rollouts)["step_reward"]
         assert bool(scores.isfinite().any(dim=1).all())
         assert draw.ledger.scored - before == sum(len(r.prompt_ids) + len(r.ids) for r in rollouts)
         return list(rollouts)
@@ -363,12 +361,7 @@ def test_all_six_forms_run_on_the_search_task(tmp_path: Path, lenient: Any) -> N
     assert len(lines) == 2 and all(math.isfinite(line["loss"]) for line in lines)
 
 
-def test_a_search_that_reads_scores_needs_a_role_and_steps(tmp_path: Path) -> None:
-    sound = prorag()[3]
-    policy = Policy.load("table")
-    for form in (replace(sound, roles={}), replace(sound, segment={})):
-        with RunFolder(tmp_path / str(len(form.segment))) as held:
-            setup = Setup(form, policy, make("search"), held)  # pyright: ignore
-            draw = Draw(setup, {"policy": Model("policy", policy)}, State(), "sampled", "test")
-            with pytest.raises(WiringError, match="test reads step_reward: give the form a role"):
-                draw.step_rewards([])
+def test_a_search_that_reads_scores_needs_a_role_that_gives_them() -> None:
+    loop = Letters([])
+    with pytest.raises(WiringError, match="role that fills 'step_reward'"):
+        search.keep_sound({}, SimpleNamespace(columns=lambda given: {}), [loop.row(P, (2,))])

@@ -19,7 +19,6 @@ from truegain.core.types import Abstain, Judge, Problem, Rollout, Sampling, Spli
 from truegain.rollout.batch import to_columns
 from truegain.rollout.collect import Fork, collect, collect_forks, score_rollouts
 from truegain.tasks.judges import make_judge
-from truegain.train.learner import value_pass
 from truegain.train.ledger import Ledger, ModelCost, attended, model_cost, spend
 from truegain.train.models import Model
 from truegain.train.setup import Setup, State, facts_of

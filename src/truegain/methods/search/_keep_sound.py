@@ -7,6 +7,7 @@ from typing import Any, cast
 from torch import Tensor
 
 from truegain.core.component import component
+from truegain.core.errors import WiringError
 from truegain.core.types import Rollout
 
 
@@ -26,14 +27,17 @@ def keep_sound(
     >>> import torch
     >>> from truegain.core.types import Problem
     >>> rows = [Rollout(Problem("a", "q"), (1,), (5,), (0.0,), "x", "eos", (), facts={"correct": 1.0})] * 2
-    >>> loop = Some(step_rewards=lambda rows: torch.tensor([[2.0, -1.0], [0.5, float("nan")]]))
+    >>> loop = Some(columns=lambda rows: {"step_reward": torch.tensor([[2.0, -1.0], [0.5, float("nan")]])})
     >>> keep_sound({}, loop, rows)[1]
     {'right': 1.0, 'sound': 0.5}
     """
     right = [r for r in rollouts if r.facts.get("correct") == 1.0 and "abstained" not in r.facts and r.ids]
     if not right:
         return [], {"right": 0.0, "sound": 0.0} if rollouts else {}
-    scores: Tensor = draw.step_rewards(right)
+    columns = draw.columns(right)
+    if "step_reward" not in columns:
+        raise WiringError("keep_sound reads step_reward: give the form a role that fills 'step_reward'")
+    scores: Tensor = columns["step_reward"]
     kept: list[Rollout] = []
     for rollout, row in zip(right, cast("list[list[float]]", cast(Any, scores).tolist()), strict=True):
         # NaN past the last step: a row's own scores come first.
