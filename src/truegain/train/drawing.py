@@ -20,6 +20,7 @@ from truegain.rollout.batch import to_columns
 from truegain.rollout.collect import Fork, collect, collect_forks, score_rollouts
 from truegain.tasks.judges import make_judge
 from truegain.train.ledger import Ledger, ModelCost, attended, model_cost, spend
+from truegain.train.metering import metered
 from truegain.train.models import Model
 from truegain.train.setup import Setup, State, facts_of
 
@@ -74,6 +75,15 @@ class Draw:
     def samples(self) -> int:
         """Completions per problem that the loop asks for."""
         return self.setup.form.loop.samples
+
+    @property
+    def roles(self) -> Mapping[str, Model]:
+        """The models as the component is handed them: what it scores with their engines is charged too."""
+        return metered(self.models, self.charge)
+
+    def charge(self, spent: Ledger) -> None:
+        """Add to what this component cost."""
+        self.ledger += spent
 
     def judge(self, spec: str) -> Judge:
         """Who says how right a rollout is: ``task``, the task's own exact judge, or ``openai:MODEL@URL``."""
@@ -164,9 +174,9 @@ class Draw:
         """Columns of rollouts: the engine's, the facts, the form's segments, and what its roles say of them."""
         from truegain.train.shaping import before_probes
 
-        for model in self.models.values():
-            cost = model_cost(model.policy.model) if model.role is not None else None
-            for size in (len(r.trained_prompt) + len(r.ids) for r in rollouts if cost is not None):
+        for model in (model for model in self.models.values() if model.role is not None):
+            cost = model_cost(model.policy.model)
+            for size in (len(r.trained_prompt) + len(r.ids) for r in rollouts):
                 self.ledger += spend(cost, "scored", size, attended(0, size))
         return before_probes(self.setup, self.models, rollouts)
 
@@ -228,7 +238,7 @@ def resample(
         name = spec_of(member).full_name
         draw = Draw(setup, models, state, "resampled", name)
         for draw.round in range(ROUNDS):
-            offered = {"roles": models, "draw": draw, "rollouts": tuple(kept), "state": state.resample[n]}
+            offered = {"roles": draw.roles, "draw": draw, "rollouts": tuple(kept), "state": state.resample[n]}
             answer, _ = call(member, offered, facts_of(setup.form, state.step))  # pyright: ignore[reportArgumentType]
             more, drop, state.resample[n] = _answer(name, answer)
             kept = [r for i, r in enumerate(kept) if i not in drop]

@@ -48,7 +48,7 @@ def shape(setup: Setup, models: Mapping[str, Model], state: State, rollouts: Seq
     for member in members(form.probe):
         spec = spec_of(member)
         draw = Draw(setup, models, state, "probed", spec.full_name)
-        found, more = call(member, {**batch, "roles": models, "draw": draw, "rollouts": tuple(kept)}, facts)  # pyright: ignore[reportArgumentType]
+        found, more = call(member, {**batch, "roles": draw.roles, "draw": draw, "rollouts": tuple(kept)}, facts)  # pyright: ignore[reportArgumentType]
         if set(found) != set(spec.fills):
             raise WiringError(f"{spec.full_name} gave {sorted(found)}; it says that it fills {list(spec.fills)}")
         batch = batch.add(**{name: value.to(device) for name, value in found.items()})

@@ -89,7 +89,8 @@ def _search(
     for member in searches:
         name = spec_of(member).full_name
         draw = Draw(setup, models, state, "sampled", name)
-        offered: dict[str, Any] = {"roles": models, "draw": draw, "problems": tuple(asked), "rollouts": tuple(found)}
+        offered: dict[str, Any] = {"roles": draw.roles, "draw": draw}
+        offered |= {"problems": tuple(asked), "rollouts": tuple(found)}
         answer, more = call(member, offered, facts_of(setup.form, state.step))
         found, spent, logs = found_by(name, answer), spent + draw.ledger, logs | more
     return found, spent, logs
