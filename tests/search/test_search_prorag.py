@@ -268,7 +268,8 @@ def test_an_end_the_depth_and_a_missing_verdict_stop_the_growth() -> None:
     blind.row = lambda problem, ids, facts=None: Letters.row(blind, problem, ids, {"abstained": "no"})  # type: ignore
     assert tree(blind, simulations=1)[0] == []
     assert search.sibling_steps(ROLES, None, ()) == ([], {})
-    for knobs in ({"simulations": 0}, {"width": 0}, {"depth": 0}):
+    few: list[dict[str, Any]] = [{"simulations": 0}, {"width": 0}, {"depth": 0}]
+    for knobs in few:
         with pytest.raises(SettingError, match="must be >= 1"):
             search.sibling_steps(ROLES, None, (P,), **knobs)
 

@@ -33,7 +33,8 @@ def test_a_recipe_is_fed_by_some_task_and_refused_by_column_component_and_suppli
             check(form, task)
         except WiringError as refused:
             said = str(refused)
-            found = re.match(r"(\S+) needs column '(\w+)', which task '[^']+' does not supply; it comes from (.+)", said)
+            line = r"(\S+) needs column '(\w+)', which task '[^']+' does not supply; it comes from (.+)"
+            found = re.match(line, said)
             assert found and "\n" not in said, said
             assert found[1] in REGISTRY and found[2] in COLUMNS
             suppliers = re.search(r"tasks that supply it: (.+)", found[3])
