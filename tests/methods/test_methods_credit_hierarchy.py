@@ -65,7 +65,7 @@ def oracle(columns: dict[str, Tensor], gamma: float, turn_lam: float, goal_lam: 
     carried = 0.0
     for k in reversed(range(len(starts))):
         s, e, final = starts[k], ends[k], k == len(starts) - 1
-        beyond = 0.0 if final else high[starts[k + 1]]
+        beyond = (high[s] if cut else 0.0) if final else high[starts[k + 1]]
         for t in range(e, s - 1, -1):
             following = low[t + 1] if t < e else (low[e] if cut else 0.0) if final else beyond
             action[t] = r[t] + gamma * following - low[t] + (gamma * turn_lam * action[t + 1] if t < e else 0.0)
@@ -74,8 +74,7 @@ def oracle(columns: dict[str, Tensor], gamma: float, turn_lam: float, goal_lam: 
             )
         n = e - s + 1
         total = sum(gamma**j * r[s + j] for j in range(n))
-        boot = (high[s] if cut else 0.0) if final else beyond
-        carried = total + gamma**n * boot - high[s] + (0.0 if final else gamma**n * goal_lam * carried)
+        carried = total + gamma**n * beyond - high[s] + (0.0 if final else gamma**n * goal_lam * carried)
         goal[s] = carried
     return action, goal, decision
 
@@ -139,7 +138,9 @@ def test_the_end_of_a_row_stops_every_bootstrap_unless_it_was_cut_off() -> None:
     assert found(columns, "action", bootstrap=True)[1] == -7.0 and found(columns, "goal", bootstrap=True)[0] == -3.0
     cut = columns | {"truncated": torch.tensor([True])}
     assert found(cut, "action", bootstrap=True)[1] == 0.0 and found(cut, "goal", bootstrap=True)[0] == 0.0
-    assert found(cut, "action")[1] == -7.0
+    # The decision's return goes on with V_goal of the segment, as the subgoal's does.
+    assert found(cut, "decision", bootstrap=True) == [3.0, 3.0]
+    assert found(cut, "action")[1] == -7.0 and found(cut, "decision") == [0.0, 0.0]
 
 
 def test_whitening_is_over_the_turns_that_have_the_level() -> None:

@@ -254,6 +254,20 @@ def test_settings_stand_behind_the_url() -> None:
         chat_server("openai:m@https://h/v1,deadline=0")
 
 
+@pytest.mark.parametrize("deadline", ["inf", "1e300", "nan", "-1"])
+def test_a_deadline_that_no_socket_can_wait_for_is_refused_before_anything_is_asked(deadline: str) -> None:
+    with pytest.raises(SettingError, match="deadline="):
+        chat_server(f"openai:m@http://h/v1,deadline={deadline}")
+
+
+@pytest.mark.parametrize(
+    "url", ["http://h:99999/v1", "http://h:x/v1", "http://[::1/v1", "http://:pw@h/v1", "http://h:0"]
+)
+def test_a_url_that_can_never_be_asked_is_refused_at_once(url: str) -> None:
+    with pytest.raises(SettingError, match="judge URL"):
+        chat_server(f"openai:m@{url}")
+
+
 def test_the_tasks_own_judge_says_what_the_task_says() -> None:
     task: Any = make("chain,style=trace,level=4")
     problem = task.problem("train", 0)

@@ -179,6 +179,11 @@ def test_two_real_steps_and_the_rate_that_they_set(correction: str, rates: str, 
     assert all(0 <= steps[0][name] <= 0.49 for name in told)
 
 
+def test_forward_weights_know_no_rates_by_prompt_and_say_so() -> None:
+    with pytest.raises(SettingError, match="rates=prompt goes with correction=backward"):
+        build("noisy-verifier-correction", correction="forward", rates="prompt")
+
+
 def test_a_form_without_a_verdict_is_refused_before_training() -> None:
     (form,) = build("noisy-verifier-correction")
     bare = form.__class__(**{**form.__dict__, "score": ()})

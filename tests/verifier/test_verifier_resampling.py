@@ -100,6 +100,15 @@ def test_what_is_no_chance_is_refused(bad: dict[str, float]) -> None:
         resampling_ceiling(RATE, np.array([0.5, 0.6]))
 
 
+def test_numbers_that_are_none_shares_below_0_and_no_attempt_are_refused() -> None:
+    with pytest.raises(DataError, match="chances"):
+        resampling_ceiling(np.array([0.5, np.nan]), PRIOR)
+    with pytest.raises(DataError, match="shares"):
+        resampling_ceiling(RATE, np.array([1.5, -0.5]))
+    with pytest.raises(DataError, match="attempts=0"):
+        best_attempts(RATE, PRIOR, attempts=0)
+
+
 def test_the_study_ends_at_its_ceiling_and_repeats() -> None:
     (form,) = build("resampling-limits")
     record = form.function()  # pyright: ignore[reportAttributeAccessIssue]

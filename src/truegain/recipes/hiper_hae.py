@@ -16,8 +16,12 @@ from truegain.methods import credit, objective, reward
     cite="Peng et al. 2026, HiPER",
     differs="three critics with a head each instead of one with three heads; gamma and turn_lam are 1, the released "
     "trainer's defaults, as the published scripts do not set them; the decision's advantage is the released code's; "
-    "a subgoal is compared token by token; no penalty to the reference (paper 0.01); a row without tags, as the tiny "
-    "policy writes, is one segment of actions; learning rates suit the tiny policy (paper 1e-6 and 1e-5)",
+    "critics are read before the first token of their part (source: subgoals and decisions at the turn's first token, "
+    "actions after the subgoal's tag); what stands inside a tag is credited, the tag itself is not (source: both); "
+    "only SWITCH switches (source: all but KEEP); a first turn never pays for keeping (source: if it says KEEP); a "
+    "subgoal is compared with the last one written (source: the turn before); an invalid turn is one without tags "
+    "(source: the environment says); no penalty to the reference (paper 0.01); a row without tags, as the tiny policy "
+    "writes, is one segment of actions; learning rates suit the tiny policy (paper 1e-6 and 1e-5)",
 )
 def hiper_hae(
     gamma: float = 1.0,

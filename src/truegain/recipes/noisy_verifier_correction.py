@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any, Literal
 
+from truegain.core.errors import SettingError
 from truegain.core.forms import Loop, Term, Train
 from truegain.core.system import system
 from truegain.methods import credit, objective, reward, verifier
@@ -37,6 +38,8 @@ def noisy_verifier_correction(
     ``openai:MODEL@URL``) looks at again; by ``prompt``, from the columns of these names (backward only). ``noise`` (two
     rates, for ``noisy_share`` of the problems) errs on purpose; ``--reward`` puts your own checker in its place.
     """
+    if correction == "forward" and rates == "prompt":
+        raise SettingError("noisy_verifier_correction: rates=prompt goes with correction=backward, not with forward")
     score = partial(verifier.noisy_checker, false_accept=noise[0], false_reject=noise[1], share=noisy_share)
     fixed: tuple[Any, ...] = ()
     setting = "unbiased_verdict.false_reject"

@@ -29,6 +29,8 @@ MAX_BYTES = 256 * 2**10
 KEYS = ("TRUEGAIN_JUDGE_KEY", "OPENAI_API_KEY")
 """Environment variables that may hold the key; the first that is set counts."""
 FIRST_WAIT = 0.5
+LONGEST = 86400.0
+"""Seconds: a day, the longest deadline; sockets and timers overflow far beyond it."""
 _AGAIN = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
 _SPEC = re.compile(r"openai:(?P<model>[^\s@]+(?:@[^\s@]+)*?)@(?P<url>https?://[^\s,]+)(?P<rest>(?:,[^,]*)*)")
 _KNOBS: Mapping[str, type] = {"deadline": float, "retries": int, "tokens": int, "workers": int}
@@ -53,14 +55,21 @@ class ChatServer:
     workers: int = 8
 
     def __post_init__(self) -> None:  # noqa: D105
-        place = self._place
-        if place.scheme not in ("http", "https") or not place.hostname or place.username or place.query:
+        if not self._is_plain():
             raise SettingError(f"judge URL {self.url!r}: write http(s)://HOST[:PORT]/v1, without a user or a query")
-        if not self.deadline > 0 or self.retries < 0 or self.tokens < 1 or self.workers < 1:
+        if not 0 < self.deadline <= LONGEST or self.retries < 0 or self.tokens < 1 or self.workers < 1:
             raise SettingError(
-                f"judge {self.model}: deadline={self.deadline:g} must be above 0, retries={self.retries} 0 or more, "
-                f"tokens={self.tokens} and workers={self.workers} 1 or more"
+                f"judge {self.model}: deadline={self.deadline:g} must be above 0 and at most {LONGEST:g}, "
+                f"retries={self.retries} 0 or more, tokens={self.tokens} and workers={self.workers} 1 or more"
             )
+
+    def _is_plain(self) -> bool:
+        """Whether the URL can be asked; a port out of range and half an IPv6 address raise where they are read."""
+        with contextlib.suppress(ValueError):
+            place = self._place
+            known = place.scheme in ("http", "https") and bool(place.hostname) and "@" not in place.netloc
+            return known and not place.query and place.port != 0
+        return False
 
     @property
     def _place(self) -> SplitResult:

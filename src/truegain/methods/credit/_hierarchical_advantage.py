@@ -40,7 +40,8 @@ def hierarchical_advantage(
 
     A segment begins at a row's first turn and at each turn that decides to switch. ``r_t`` is the turn's reward, the
     row's ``reward`` added at its last turn; ``s`` and ``e`` are a segment's first and last turn, ``s'`` the next one's
-    first; after the last turn every value is 0, or the critic's own there if the row was cut off and ``bootstrap``.
+    first. After the last turn every value is 0; if the row was cut off and ``bootstrap``, V_action is its own at that
+    turn, and V_goal, for subgoals and decisions alike, its own at the last segment's first turn.
 
         action     d_t = r_t + gamma V_action(t+1) - V_action(t), at e with V_goal(s') in the place of V_action(t+1)
                    A_t = d_t + gamma turn_lam A_{t+1}, nothing carried over from the next segment
@@ -115,21 +116,19 @@ class _Turns:
         value, surprise, to_go, sum_, discount = zero, zero, zero, zero, torch.ones_like(zero)
         after, beyond = zero, zero  # V_goal and A_goal where the current segment ends
         fresh, last = torch.zeros_like(self.open), torch.ones_like(self.open)
-        v_goal, a_goal = zero, zero
+        v_goal, a_goal, tail_goal = zero, zero, self._tail_goal
         for u in reversed(range(self.paid.shape[1])):
             here, ends = self.present[:, u], last | fresh
             tail = torch.where(self.open, self.action[:, u], zero)
             following = torch.where(last, tail, torch.where(fresh, v_goal, value))
             error = self.paid[:, u] + gamma * following - self.action[:, u]
             error = error + gamma * turn_lam * torch.where(ends, zero, surprise)
-            end_value = torch.where(ends, torch.where(last, zero, v_goal), after)
+            end_value = torch.where(ends, torch.where(last, tail_goal, v_goal), after)
             end_gain = torch.where(ends, torch.where(last, zero, a_goal), beyond)
             own_to_go = self.paid[:, u] + gamma * torch.where(ends, end_value, to_go)
             own_sum = self.paid[:, u] + gamma * torch.where(ends, zero, sum_)
             own_discount = gamma * torch.where(ends, torch.ones_like(zero), discount)
-            is_open = self.open & torch.where(ends, last, self._tail[:, u])
-            boot = torch.where(is_open, self.goal[:, u], end_value)
-            gain = own_sum + own_discount * (boot + goal_lam * end_gain) - self.goal[:, u]
+            gain = own_sum + own_discount * (end_value + goal_lam * end_gain) - self.goal[:, u]
             begins = self.begin[:, u]
             for table, column in zip(out, (error, gain, own_to_go - self.decision[:, u]), strict=True):
                 table[:, u] = torch.where(here, column, zero)
@@ -143,10 +142,11 @@ class _Turns:
         return out[0], out[1], out[2]
 
     @property
-    def _tail(self) -> Tensor:
-        """The turns of each row's last segment."""
+    def _tail_goal(self) -> Tensor:
+        """V_goal of each row's last segment [B], read at its first turn; 0 unless the row is open."""
         number = self.begin.cumsum(dim=1)
-        return number == number[:, -1:]
+        first = self.begin & (number == number[:, -1:]) & self.open[:, None]
+        return torch.where(first, self.goal, torch.zeros((), dtype=self.goal.dtype)).sum(dim=1)
 
 
 def reading_places(turns: Steps, part: Tensor, level: str) -> Tensor:

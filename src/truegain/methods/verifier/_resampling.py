@@ -36,11 +36,13 @@ def resampling_reward(
 
     The k-th try counts by the chance to get there, ``beta^(k-1)``, once: the released notebook weighs beliefs by a
     survival that is itself weighted by beliefs, which uses the prior twice. Raises DataError for numbers that are no
-    chances, or a prior that does not sum to 1.
+    chances, a prior that does not sum to 1, or no attempt.
 
     >>> resampling_reward(np.array([0.87, 0.13]), np.array([0.58, 0.42]), attempts=3).round(4).tolist()
     [0.449, 0.4724, 0.4614]
     """
+    if attempts < 1:
+        raise DataError(f"resampling: attempts={attempts} must be 1 or more")
     beta, right, false = _chances(rate, prior, completeness, soundness)
     tries = beta[:, None] ** np.arange(attempts)
     return (prior[:, None] * tries * (right + wrong * false - cost)[:, None]).sum(0).cumsum()
@@ -160,7 +162,8 @@ def _chances(rate: Array, prior: Array, completeness: float, soundness: float) -
     """A try is rejected, accepted and right, accepted and wrong."""
     if not (0 <= completeness <= 1 and 0 <= soundness <= 1):
         raise DataError(f"resampling: completeness={completeness} and soundness={soundness} must lie in [0, 1]")
-    if rate.shape != prior.shape or ((rate < 0) | (rate > 1)).any() or not np.isclose(prior.sum(), 1):
+    chances = all(((x >= 0) & (x <= 1)).all() for x in (rate, prior))  # a NaN is none
+    if rate.shape != prior.shape or not chances or not np.isclose(prior.sum(), 1):
         raise DataError("resampling: rate must hold chances, and prior as many shares that sum to 1")
     beta = (1 - completeness) * rate + soundness * (1 - rate)
     return beta, completeness * rate, (1 - soundness) * (1 - rate)
