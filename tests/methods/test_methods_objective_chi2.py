@@ -77,6 +77,17 @@ def test_on_samples_of_the_policy_it_estimates_chi_squared():
     assert float((p * estimate).sum()) == pytest.approx(0.375, abs=1e-6)
 
 
+@pytest.mark.parametrize(("chance", "reference", "share"), [(0.501, 0.5, 1.0), (0.5, 1e-4, 0.5)])
+def test_its_expected_gradient_is_chi_squareds_near_the_reference_and_half_of_it_far_away(chance, reference, share):
+    q = torch.tensor([reference, 1 - reference], dtype=torch.float64)
+    logits = torch.tensor([chance, 1 - chance], dtype=torch.float64).log().requires_grad_()
+    logp = logits.log_softmax(0)
+    estimate = chi2_to_reference(logp[:, None], q.log()[:, None], ONES[:2])[0][:, 0]
+    (found,) = torch.autograd.grad((logp.exp().detach() * estimate).sum(), logits, retain_graph=True)
+    (exact,) = torch.autograd.grad(((logp.exp() - q) ** 2 / q).sum(), logits)
+    assert (found / exact).tolist() == pytest.approx([share] * 2, rel=0.01)
+
+
 def test_empty_rows_count_for_nothing():
     mask = torch.tensor([[True], [False], [True]])
     some = chi2_root(LOG_RATIO[[0, 2]], torch.zeros(2, 1), ONES[:2])

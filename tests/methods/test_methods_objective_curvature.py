@@ -54,7 +54,7 @@ def foreseen(found: dict[str, Tensor], **knobs: Any) -> tuple[Tensor, Tensor, Te
     return keep, logs["truegain/objective_shift"], logs["truegain/policy_shift"]
 
 
-def oracle(found: dict[str, Tensor], lr: float, moments: Moments | None, direction: str, base: str) -> Any:
+def oracle(found: dict[str, Tensor], lr: float, moments: Moments | None, direction: str, base: str, update: str) -> Any:
     """(m_H, m_F) by token, term by term in plain Python, per-token outer products and all."""
     vocabulary, size = found["top_ids"].shape[2], found["hidden"].shape[2]
     mask = found["mask"].tolist()
@@ -68,25 +68,10 @@ def oracle(found: dict[str, Tensor], lr: float, moments: Moments | None, directi
             pi[j] = math.exp(value)
         probs[i, t] = pi
         v[i, t] = [float(j == int(found["tokens"][i, t])) - pi[j] for j in range(vocabulary)]
-    gain = [[0.0] * size for _ in range(vocabulary)]
-    for i, t in at:
-        for j in range(vocabulary):
-            for d in range(size):
-                gain[j][d] += (
-                    share[i, t] * float(found["advantage"][i, t]) * v[i, t][j] * float(found["hidden"][i, t, d])
-                )
-    if direction == "adam":
-        for j in range(vocabulary):
-            for d in range(size):
-                g, m, s, n, b1, b2, eps = gain[j][d], 0.0, 0.0, 0, 0.9, 0.99, 1e-8
-                if moments is not None:
-                    m, s, n = -float(moments.first[j, d]), float(moments.second[j, d]), moments.steps
-                    b1, b2, eps = moments.beta1, moments.beta2, moments.eps
-                m, s, n = b1 * m + (1 - b1) * g, b2 * s + (1 - b2) * g * g, n + 1
-                gain[j][d] = m / (1 - b1**n) / (math.sqrt(s / (1 - b2**n)) + eps)
     out = {}
     for i, t in at:
-        u = [sum(gain[j][d] * float(found["hidden"][i, t, d]) for d in range(size)) for j in range(vocabulary)]
+        asked = {(i, t): 1.0} if update == "own" else share
+        u = directed(found, asked, v, moments, direction, vocabulary, size, found["hidden"][i, t])
         slope = sum(a * b for a, b in zip(v[i, t], u, strict=True))
         mean = sum(p * x for p, x in zip(probs[i, t], u, strict=True))
         spread = sum(p * (x - mean) ** 2 for p, x in zip(probs[i, t], u, strict=True))
@@ -95,6 +80,34 @@ def oracle(found: dict[str, Tensor], lr: float, moments: Moments | None, directi
             lr**2 / 2 * slope**2,
         )
     return out
+
+
+def directed(
+    found: dict[str, Tensor],
+    share: dict[tuple[int, int], float],
+    v: dict[tuple[int, int], list[float]],
+    moments: Moments | None,
+    direction: str,
+    vocabulary: int,
+    size: int,
+    state: Tensor,
+) -> list[float]:
+    """``u = G h`` where G is made of the gradients of the tokens in ``share``."""
+    u = [0.0] * vocabulary
+    for j in range(vocabulary):
+        for d in range(size):
+            g = sum(
+                w * float(found["advantage"][at]) * v[at][j] * float(found["hidden"][*at, d]) for at, w in share.items()
+            )
+            if direction == "adam":
+                m, s, n, b1, b2, eps = 0.0, 0.0, 0, 0.9, 0.99, 1e-8
+                if moments is not None:
+                    m, s, n = -float(moments.first[j, d]), float(moments.second[j, d]), moments.steps
+                    b1, b2, eps = moments.beta1, moments.beta2, moments.eps
+                m, s, n = b1 * m + (1 - b1) * g, b2 * s + (1 - b2) * g * g, n + 1
+                g = m / (1 - b1**n) / (math.sqrt(s / (1 - b2**n)) + eps)
+            u[j] += g * float(state[d])
+    return u
 
 
 def test_a_worked_example() -> None:
@@ -117,14 +130,19 @@ def test_a_worked_example() -> None:
 
 
 @settings(max_examples=25, deadline=None)
-@given(seed=SEEDS, direction=st.sampled_from(["adam", "gradient"]), base=st.sampled_from(["sequence", "token"]))
-def test_it_agrees_with_a_slow_oracle(seed: int, direction: Any, base: Any) -> None:
+@given(
+    seed=SEEDS,
+    direction=st.sampled_from(["adam", "gradient"]),
+    base=st.sampled_from(["sequence", "token"]),
+    update=st.sampled_from(["own", "batch"]),
+)
+def test_it_agrees_with_a_slow_oracle(seed: int, direction: Any, base: Any, update: Any) -> None:
     found = columns(seed)
     rng = torch.Generator().manual_seed(seed)
     first, second = (torch.randn(5, 3, generator=rng, dtype=torch.float64) for _ in range(2))
     for moments in (None, Moments(0.1 * first, 0.01 * second**2, 3, 0.8, 0.95, 1e-6)):
-        _, *shifts = foreseen(found, head_moments=moments, direction=direction, base=base)
-        for (i, t), wanted in oracle(found, 0.3, moments, direction, base).items():
+        _, *shifts = foreseen(found, head_moments=moments, direction=direction, base=base, update=update)
+        for (i, t), wanted in oracle(found, 0.3, moments, direction, base, update).items():
             for shift, number in zip(shifts, wanted, strict=True):
                 assert float(shift[i, t]) == pytest.approx(number, rel=1e-9, abs=1e-12)
 
@@ -137,6 +155,24 @@ def test_the_first_order_term_is_the_product_of_the_tokens_gradient_and_the_upda
     v = torch.nn.functional.one_hot(found["tokens"][0, 0], 5) - pi
     size = float(found["advantage"] ** 2 * (v @ v) * (found["hidden"] ** 2).sum())
     assert float(foreseen(found, step_size=1e-7)[1]) == pytest.approx(1e-7 * size, rel=1e-4)
+
+
+@given(seed=SEEDS)
+def test_a_token_is_judged_by_the_update_that_it_asks_for_itself_and_not_by_the_others(seed: int) -> None:
+    found = columns(seed)
+    _, *whole = foreseen(found, direction="adam")
+    row = {name: column[1:2] for name, column in found.items()}
+    for alone, among in zip(foreseen(row, direction="adam")[1:], whole, strict=True):
+        torch.testing.assert_close(alone[0], among[1])
+
+
+def test_a_token_that_is_no_candidate_counts_as_one_of_probability_0() -> None:
+    found = columns(3, rows=1, width=1) | {"tokens": torch.tensor([[7]])}
+    # v = e_7 - pi over six tokens, so |v|^2 = 1 + sum pi^2, and along its own gradient v.u = A |v|^2 |h|^2.
+    square = 1 + float((found["top_logp"].exp() ** 2).sum())
+    slope = float(found["advantage"]) * square * float((found["hidden"] ** 2).sum())
+    for update in ("own", "batch"):
+        assert float(foreseen(found, update=update)[2]) == pytest.approx(0.5 * (0.3 * slope) ** 2)
 
 
 @settings(max_examples=25, deadline=None)
@@ -152,7 +188,7 @@ def test_both_numbers_are_those_of_the_real_policy_after_the_update(seed: int) -
     v = torch.nn.functional.one_hot(tokens, 5) - old.exp()
     update = (advantage[:, None] * v).T @ hidden / 6
     lr = 1e-3
-    _, logs = curvature_gate(*found, step_size=lr, head_moments=None, direction="gradient")
+    _, logs = curvature_gate(*found, step_size=lr, head_moments=None, direction="gradient", update="batch")
     new = (hidden @ (weight + lr * update).T).log_softmax(-1)
     at = torch.arange(6)
     ratio = (new - old)[at, tokens].exp()
@@ -176,7 +212,7 @@ def test_without_limits_every_token_is_kept(seed: int, per: Any) -> None:
 
 def test_one_sided_drops_what_the_update_would_harm() -> None:
     found = columns(4, rows=8)
-    keep, on_objective, _ = foreseen(found, one_sided=True, objective_limit=1e9, policy_limit=0.0)
+    keep, on_objective, _ = foreseen(found, update="batch", one_sided=True, objective_limit=1e9, policy_limit=0.0)
     assert torch.equal(keep.bool(), found["mask"] & (on_objective >= 0)) and (on_objective < 0).any()
 
 
@@ -190,10 +226,11 @@ def test_averages_are_tested_over_a_row_or_over_all() -> None:
     torch.testing.assert_close(by_batch, single.sum() / lengths.sum() * found["mask"])
 
 
-def test_slices_of_tokens_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = foreseen(columns(7))
+@pytest.mark.parametrize("update", ["own", "batch"])
+def test_slices_of_tokens_change_nothing(update: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = foreseen(columns(7), update=update)
     monkeypatch.setattr(sys.modules[curvature_gate.__module__], "SLICE_BYTES", 1)
-    for a, b in zip(foreseen(columns(7)), whole, strict=True):
+    for a, b in zip(foreseen(columns(7), update=update), whole, strict=True):
         torch.testing.assert_close(a, b)
 
 

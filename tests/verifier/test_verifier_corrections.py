@@ -184,6 +184,12 @@ def test_forward_weights_know_no_rates_by_prompt_and_say_so() -> None:
         build("noisy-verifier-correction", correction="forward", rates="prompt")
 
 
+def test_a_rate_that_an_estimate_could_bring_to_one_is_refused_before_training() -> None:
+    with pytest.raises(SettingError, match=r"false_accept=0\.6 must be below 0\.51"):
+        build("noisy-verifier-correction", false_accept=0.6)
+    build("noisy-verifier-correction", false_accept=0.6, rates="given")
+
+
 def test_a_form_without_a_verdict_is_refused_before_training() -> None:
     (form,) = build("noisy-verifier-correction")
     bare = form.__class__(**{**form.__dict__, "score": ()})

@@ -1,4 +1,9 @@
-"""CAPO against GRPO at a learning rate far beyond the safe one, on a linear-softmax policy."""
+"""CAPO against GRPO at a learning rate far beyond the safe one, on a linear-softmax policy.
+
+The first run judged tokens by the batch's update; the released code judges each by its own. With that, the limits were
+set anew, from 0.1 and 1 to 1 and 10, so that again less than a tenth of the tokens is rejected (7 % at seed 100, at
+which no reward was looked at).
+"""
 
 from __future__ import annotations
 
@@ -61,7 +66,7 @@ def _final(form: Train, lr: float, seed: int) -> tuple[float, float]:
 
 def _one_seed(seed: int) -> Mapping[str, float]:
     arms: dict[str, float] = {}
-    for name, form in (("grpo", capo(policy_limit=0.0, objective_limit=0.0)), ("capo", capo(0.1, 1.0))):
+    for name, form in (("grpo", capo(policy_limit=0.0, objective_limit=0.0)), ("capo", capo(1.0, 10.0))):
         for rate, lr in (("safe", SAFE), ("high", HIGH)):
             reward, rejected = _final(form, lr, seed)
             arms |= {f"{name}, {rate} lr": reward, f"{name}, {rate} lr: rejected": rejected}

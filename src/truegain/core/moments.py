@@ -21,9 +21,10 @@ class Moments(NamedTuple):
     eps: float = 1e-8
 
     def ascent(self, gain: Tensor, rows: Tensor) -> Tensor:
-        """Adam's next step of the weight's ``rows`` [U], per unit of learning rate, if the loss falls along ``gain``.
+        """Adam's next step of the weight's ``rows`` [...], per unit of learning rate, if the loss falls along ``gain``.
 
-        ``gain`` [U,H] is minus the loss's gradient. Weight decay and the clipping of the gradient's norm are left out.
+        ``gain`` [..., H] is minus the loss's gradient there. Weight decay and the clipping of the gradient's norm are
+        left out.
         """
         steps = self.steps + 1
         first = self.beta1 * -self.first[rows].to(gain) + (1 - self.beta1) * gain

@@ -40,6 +40,12 @@ def noisy_verifier_correction(
     """
     if correction == "forward" and rates == "prompt":
         raise SettingError("noisy_verifier_correction: rates=prompt goes with correction=backward, not with forward")
+    most = 1 - verifier.false_reject_rate.cap
+    if correction == "backward" and rates == "estimated" and not false_accept < most:
+        raise SettingError(
+            f"noisy_verifier_correction: false_accept={false_accept} must be below {most:g} while the other rate is "
+            "estimated, so that the two stay below 1 together"
+        )
     score = partial(verifier.noisy_checker, false_accept=noise[0], false_reject=noise[1], share=noisy_share)
     fixed: tuple[Any, ...] = ()
     setting = "unbiased_verdict.false_reject"

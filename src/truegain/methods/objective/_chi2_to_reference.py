@@ -17,10 +17,12 @@ def chi2_to_reference(
 ) -> tuple[Float[Tensor, "B T"], dict[str, Tensor]]:
     """An estimate of chi^2(policy || reference) per completion, shared out evenly over its tokens.
 
-    With ``l = sum_t (logp - ref_logp)``: ``(e^l - 1) + (e^-l - 1)``, each exponential continued as its tangent beyond
-    ``bound``, so that value and gradient stay finite. On samples of the policy the first part has the mean chi^2, the
-    second none: it is a control variate, and makes the estimate 0 or more. Under the rollout policy the two hold at the
-    start of an update only. With `chi2_root` as weight the loss has the gradient of the root of the batch's mean.
+    With ``l = sum_t (logp - ref_logp)``: ``(e^l - 1) + (e^-l - 1)``, each exponential continued as its tangent
+    beyond ``bound``, so that value and gradient stay finite. On samples of the policy the first part has the mean
+    chi^2, the second none: it is a control variate, and makes the estimate 0 or more. Under the rollout policy the
+    two hold at the start of an update only. Its expected gradient is that of chi^2 near the reference and half of
+    it far away, where the weight that a sample has by being drawn is left out, as in the source. With `chi2_root`
+    as weight the loss has the gradient of the root of the batch's mean.
     ``bound`` > 0, in nats. An empty row gives 0. Logs the estimate per row.
     Source: Laidlaw, Singhal and Dragan 2024, section 5; the second part and the tangent are their code's.
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Literal, cast
 
 import torch
@@ -30,9 +31,10 @@ def curvature_gate(
     one_sided: bool = False,
     per: Literal["token", "sequence", "batch"] = "token",
     direction: Literal["adam", "gradient"] = "adam",
+    update: Literal["own", "batch"] = "own",
     base: Literal["sequence", "token"] = "sequence",
 ) -> tuple[Float[Tensor, "B T"], dict[str, Tensor]]:
-    """CAPO: 1 for tokens whose objective and policy the coming update would change little, else 0.
+    """CAPO: 1 for tokens whose objective and policy an update on them would change little, else 0.
 
     The update is foreseen on the last layer alone. At a token a with hidden state h and probabilities pi, the gradient
     of ``A log pi_a`` in the unembedding is ``g = A v h'`` with ``v = e_a - pi``. Along the update G, at the learning
@@ -42,17 +44,18 @@ def curvature_gate(
         m_F = lr^2/2 (v.u)^2                                   change of log pi_a, squared: the Fisher form
         keep = m_F < policy_limit  and  |m_H| < objective_limit     (one_sided: 0 <= m_H < objective_limit)
 
-    ``direction`` says what G is: ``gradient``, the ascent direction ``sum w g`` itself; ``adam``, the step that the
-    policy's own optimiser makes of it with the moments of its unembedding (the fact ``head_moments``; before its first
-    step, or where the unembedding is frozen, Adam's first). ``base`` is the weight ``w`` beside this one:
-    ``sequence`` for `sequence_mean`, ``token`` for `token_mean`. A limit of 0 switches its test off, in units of
-    advantage (``objective_limit``) and of KL, nats (``policy_limit``). ``per`` averages both numbers over a row's
-    tokens or over all before the test, which then keeps or drops them together. Probabilities outside the candidates
-    count as 0. A number that is not finite fails its test.
+    ``update`` says whose update G is: the token's ``own``, as if it were all of the batch, so that a token is judged by
+    what it asks for; or the ``batch``'s, the coming one, with ``sum w g`` in the place of g. ``direction`` is
+    ``gradient``, the ascent direction itself, or ``adam``, the step that the policy's own optimiser makes of it with
+    the moments of its unembedding (the fact ``head_moments``; before its first step, or where the unembedding is
+    frozen, Adam's first). ``base`` is the weight ``w`` beside this one: ``sequence`` for `sequence_mean`, ``token`` for
+    `token_mean`. A limit of 0 switches its test off, in units of advantage (``objective_limit``) and of KL, nats
+    (``policy_limit``). ``per`` averages both numbers over a row's tokens or over all before the test, which then keeps
+    or drops them together. Probabilities outside the candidates count as 0. A number that is not finite fails its test.
 
-    Nothing of size [T,V,H] is ever made: G is one product over slices of tokens, on the rows of the unembedding that
-    some candidate names, and v.u and Var_pi(u) are sums over the candidates. Multiply it with a weight that sums. Logs
-    the share kept and the means of m_F and m_H.
+    Nothing of size [T,V,H] is ever made: tokens are taken in slices, on the rows of the unembedding that a candidate
+    names, and v.u and Var_pi(u) are sums over the candidates. Multiply it with a weight that sums. Logs the share kept
+    and the means of m_F and m_H.
 
     Raises SettingError for a limit below 0 or an unknown word. Source: Melo et al. 2025; the quantity under ``m_H`` is
     the ratio surrogate's, not that of ``A log pi``.
@@ -70,26 +73,34 @@ def curvature_gate(
             f"curvature_gate: policy_limit={policy_limit} and objective_limit={objective_limit} must be 0 or more, "
             f"per={per!r} token, sequence or batch"
         )
-    if direction not in ("adam", "gradient") or base not in ("sequence", "token"):
-        raise SettingError(f"curvature_gate: direction={direction!r} or base={base!r}; see its docstring")
+    words = direction in ("adam", "gradient") and update in ("own", "batch") and base in ("sequence", "token")
+    if not words:
+        raise SettingError(f"curvature_gate: direction={direction!r}, update={update!r} or base={base!r}; see the docs")
     on_objective, on_policy = (torch.zeros_like(advantage) for _ in range(2))
     if mask.any():
-        share = _share(mask, base, advantage.dtype)
-        places = _places(tokens[mask], top_ids[mask])
         columns = (hidden[mask].to(advantage.dtype), top_logp[mask].exp(), advantage[mask])
-        gain = _gain(*columns, share[mask], *places)
-        if direction == "gradient":
-            update = gain
+        step = partial(_step, head_moments, direction)
+        if update == "own":
+            shifts = _own_shifts(*columns, step_size, step, tokens[mask], top_ids[mask])
         else:
-            update = first_step(gain) if head_moments is None else head_moments.ascent(gain, places[0])
-        on_objective[mask], on_policy[mask] = _shifts(*columns, step_size, update, *places[1:])
+            places = _places(tokens[mask], top_ids[mask])
+            gain = _gain(*columns, _share(mask, base, advantage.dtype)[mask], *places)
+            shifts = _shifts(*columns, step_size, step(gain, places[0]), *places[1:])
+        on_objective[mask], on_policy[mask] = shifts
     if per != "token":
         on_objective, on_policy = (_averaged(x, mask, per) for x in (on_objective, on_policy))
     size = on_objective if one_sided else on_objective.abs()
     inside = (size >= 0) & (size < objective_limit)
     keep = mask & (inside | (objective_limit == 0)) & ((on_policy < policy_limit) | (policy_limit == 0))
-    shifts = {"truegain/policy_shift": on_policy, "truegain/objective_shift": on_objective}
-    return keep.to(advantage.dtype), {"truegain/curvature_kept": keep.float(), **shifts}
+    logs = {"truegain/policy_shift": on_policy, "truegain/objective_shift": on_objective}
+    return keep.to(advantage.dtype), {"truegain/curvature_kept": keep.float(), **logs}
+
+
+def _step(moments: Moments | None, direction: str, gain: Tensor, rows: Tensor) -> Tensor:
+    """What an optimiser makes of ``gain`` [..., H] on these rows of the unembedding, per unit of learning rate."""
+    if direction == "gradient":
+        return gain
+    return first_step(gain) if moments is None else moments.ascent(gain, rows)
 
 
 def _share(mask: Tensor, base: str, dtype: torch.dtype) -> Tensor:
@@ -129,7 +140,7 @@ def _gain(
 def _shifts(
     hidden: Tensor, probs: Tensor, advantage: Tensor, lr: float, update: Tensor, token: Tensor, candidates: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """m_H and m_F [N]."""
+    """m_H and m_F [N] along one update of the rows that occur."""
     slope, spread = torch.zeros_like(advantage), torch.zeros_like(advantage)
     for part in _slices(len(hidden), len(update), hidden.itemsize):
         u = hidden[part] @ update.T
@@ -137,8 +148,37 @@ def _shifts(
         mean = (probs[part] * seen).sum(1)
         slope[part] = u.gather(1, token[part])[:, 0] - mean
         spread[part] = (probs[part] * seen**2).sum(1) - mean**2
-    objective = advantage * (lr * slope + 0.5 * lr**2 * (slope**2 - spread))
-    return objective, 0.5 * lr**2 * slope**2
+    return _changes(advantage, lr, slope, spread)
+
+
+def _own_shifts(
+    hidden: Tensor,
+    probs: Tensor,
+    advantage: Tensor,
+    lr: float,
+    step: Callable[[Tensor, Tensor], Tensor],
+    tokens: Tensor,
+    candidates: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """m_H and m_F [N], each token along the step that its own gradient alone would be."""
+    # The token comes first; where it stands among the candidates too, its probability is counted there no more.
+    chosen = candidates == tokens[:, None]
+    pi = torch.cat([(probs * chosen).sum(1, keepdim=True), probs.masked_fill(chosen, 0.0)], dim=1)
+    rows, v = torch.cat([tokens[:, None], candidates], dim=1), -pi
+    v[:, 0] += 1
+    slope, spread = torch.zeros_like(advantage), torch.zeros_like(advantage)
+    for part in _slices(len(hidden), v.shape[1] * hidden.shape[1], hidden.itemsize):
+        gain = (advantage[part, None] * v[part])[..., None] * hidden[part, None]
+        u = (step(gain, rows[part]) * hidden[part, None]).sum(2)
+        slope[part] = (v[part] * u).sum(1)
+        mean = (pi[part] * u).sum(1)
+        spread[part] = (pi[part] * u**2).sum(1) - mean**2
+    return _changes(advantage, lr, slope, spread)
+
+
+def _changes(advantage: Tensor, lr: float, slope: Tensor, spread: Tensor) -> tuple[Tensor, Tensor]:
+    """m_H and m_F from ``v.u`` and ``Var_pi(u)``."""
+    return advantage * (lr * slope + 0.5 * lr**2 * (slope**2 - spread)), 0.5 * lr**2 * slope**2
 
 
 def _averaged(values: Tensor, mask: Tensor, per: str) -> Tensor:
