@@ -17,7 +17,7 @@ from truegain.methods import credit, exploration, length, objective, reward
     "of verl's REINFORCE++-baseline, which the script runs, counts tokens: `whiten`); the reference penalty is k3; one "
     "optimiser step per batch: `plan.minibatches.count`; a step still short after 10 refills trains on what it has; "
     "the script's stop_properly_penalty and correct_sample_advantage_boost, whose role is nowhere described, are left "
-    "out; merging is a function to be called on the weights after training; lr suits the tiny policy",
+    "out; merging is in da-dler; lr suits the tiny policy",
 )
 def dler(
     easy: float | None = None, clip_low: float = 0.2, clip_high: float = 0.28, dual: float = 10.0, beta: float = 5e-4

@@ -20,6 +20,7 @@ from truegain.methods.length._embeddings import register_embedding as register_e
 from truegain.methods.length._exit_and_prune import exit_and_prune as exit_and_prune
 from truegain.methods.length._fit_balance import fit_balance as fit_balance
 from truegain.methods.length._force_first import force_first as force_first
+from truegain.methods.length._merge_updates import merge_updates as merge_updates
 from truegain.methods.length._near_budget import near_budget as near_budget
 from truegain.methods.length._overlong_penalty import overlong_penalty as overlong_penalty
 from truegain.methods.length._prefix_controller import prefix_controller as prefix_controller
