@@ -209,7 +209,8 @@ class Study:
     """A plain function that is handed what it needs and returns a record; for what fits no other form.
 
     It may name ``seed``, ``task``, ``policy``, ``base`` and ``trained`` (the weights of the model that the recipe began
-    with, and of the one that stands now), ``dataset`` (the last one's rows) and ``place`` (a folder of its own).
+    with, and of the one that stands now), ``dataset`` (the last one's rows), ``scores`` (of the last one's chosen and
+    rejected completions, by the reward models that the recipe began with) and ``place`` (a folder of its own).
     ``weights`` in its record become the model that the next form starts from, ``settings`` those of the forms after it.
     """
 

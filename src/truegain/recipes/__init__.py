@@ -66,6 +66,7 @@ from truegain.recipes.reinforce_pp_baseline import reinforce_pp_baseline as rein
 from truegain.recipes.remax import remax as remax
 from truegain.recipes.resampling_limits import resampling_limits as resampling_limits
 from truegain.recipes.retro_search import retro_search as retro_search
+from truegain.recipes.rewardmath import rewardmath as rewardmath
 from truegain.recipes.riskpo import riskpo as riskpo
 from truegain.recipes.rloo import rloo as rloo
 from truegain.recipes.rm_ensemble_conservative import rm_ensemble_conservative as rm_ensemble_conservative

@@ -171,7 +171,7 @@ def check_form(
     elif isinstance(form, Decode):
         decode.check(form)
     elif isinstance(form, Study):
-        if "dataset" in study.named(form) and not dataset:
+        if {"dataset", "scores"} & set(study.named(form)) and not dataset:
             raise WiringError("the study reads a data set: a form before it must write one, or give --data FILE")
     else:
         records.check(files, type(form).__name__)

@@ -17,6 +17,7 @@ from truegain.methods.evaluation._kl_estimate import SequenceKL, kl_estimate
 from truegain.methods.evaluation._length_matched import LengthMatched, Stratum, length_matched
 from truegain.methods.evaluation._nested_bootstrap import nested_bootstrap
 from truegain.methods.evaluation._objective_links import Link, Links, objective_links
+from truegain.methods.evaluation._one_to_many import OneToMany, one_to_many, one_to_many_study
 from truegain.methods.evaluation._overoptimization import (
     LawFit,
     law_bon,
@@ -46,6 +47,7 @@ __all__ = [
     "LengthMatched",
     "Link",
     "Links",
+    "OneToMany",
     "ScoreCorrelation",
     "SequenceKL",
     "Stratum",
@@ -68,6 +70,8 @@ __all__ = [
     "length_matched",
     "nested_bootstrap",
     "objective_links",
+    "one_to_many",
+    "one_to_many_study",
     "overoptimization_bon",
     "overoptimization_rl",
     "paired_difference",

@@ -1,5 +1,6 @@
 """Reward components: columns -> one named reward per rollout. Higher is better."""
 
+from truegain.methods.reward._aggregate_steps import aggregate_steps as aggregate_steps
 from truegain.methods.reward._blend_study import blend_study as blend_study
 from truegain.methods.reward._carry import carry as carry
 from truegain.methods.reward._confidence_pairs import confidence_pairs as confidence_pairs

@@ -17,10 +17,11 @@ from truegain.policy.policy import Policy
 from truegain.train.dataset import read_dataset
 from truegain.train.folder import RunFolder, plain, write_atomic
 from truegain.train.launch import StopSignal
+from truegain.train.scores import scored_completions
 from truegain.train.stages.stage import Event, Stage, finish, put
 
 RECORD = "record.json"
-OFFERED = ("seed", "task", "policy", "base", "trained", "dataset", "place")
+OFFERED = ("seed", "task", "policy", "base", "trained", "dataset", "scores", "place")
 
 
 def run(stage: Stage, stop: StopSignal) -> Iterator[Event]:
@@ -73,6 +74,9 @@ def _handed(stage: Stage) -> dict[str, Any]:
         "base": lambda: Policy.load(stage.given.base, dtype=stage.dtype, device=stage.device).weights(),
         "trained": lambda: stage.policy().weights(),
         "dataset": lambda: read_dataset(cast(Path, stage.given.dataset)),
+        "scores": lambda: scored_completions(
+            stage.given.base, cast(Path, stage.given.dataset), dtype=stage.dtype, device=stage.device
+        ),
         "place": lambda: stage.place,
     }
     asked = [name for name in named(study) if not (name == "seed" and stage.seed is None and name in own)]
