@@ -68,7 +68,7 @@ def test_probabilities_of_0_and_1_are_clipped_where_they_would_give_no_number():
     assert all(math.isfinite(joined([0.0, 1.0], how)) for how in WAYS)
     assert joined([0.0, 1.0], "mean_logit") == pytest.approx(0.5)
     assert joined([0.0, 1.0], "geometric_mean") == joined([-0.5, 1.0], "geometric_mean") == 0.0
-    assert joined([1.0], "mean_odds", eps=0.01) == pytest.approx(99.0)
+    assert joined([1.0], "mean_odds", eps=0.01) == pytest.approx(100.0)
 
 
 @pytest.mark.parametrize("how", WAYS)

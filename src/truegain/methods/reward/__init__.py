@@ -4,6 +4,9 @@ from truegain.methods.reward._aggregate_steps import aggregate_steps as aggregat
 from truegain.methods.reward._blend_study import blend_study as blend_study
 from truegain.methods.reward._carry import carry as carry
 from truegain.methods.reward._confidence_pairs import confidence_pairs as confidence_pairs
+from truegain.methods.reward._direction_study import Correction as Correction
+from truegain.methods.reward._direction_study import corrected_direction as corrected_direction
+from truegain.methods.reward._direction_study import direction_study as direction_study
 from truegain.methods.reward._discount_likely import discount_likely as discount_likely
 from truegain.methods.reward._extreme_ranks import extreme_ranks as extreme_ranks
 from truegain.methods.reward._floored_score import floored_score as floored_score

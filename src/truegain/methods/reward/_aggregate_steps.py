@@ -29,8 +29,8 @@ def aggregate_steps(
     ``prod``, ``geometric_mean`` = prod^(1/S), ``mean_logit`` = sigmoid(mean log(p / (1 - p))), ``mean_odds`` =
     max(0, mean(p / (1 - p))); times ``scale``.
 
-    The last three are for probabilities: ``geometric_mean`` takes p below 0 for 0, the other two clip p to
-    ``[eps, 1 - eps]``. A row without steps gets 0. A NaN at a step of the policy makes the reward NaN, which the loop
+    The last three are for probabilities: ``geometric_mean`` takes p below 0 for 0, in the other two p and
+    1 - p are ``eps`` at least. A row without steps gets 0. A NaN at a step of the policy makes the reward NaN, which the loop
     refuses; a step without a number (more steps than ``step_reward`` has columns) is left out. Raises SettingError for
     an unknown ``how``. Source: Kim et al. 2024 (RewardMATH), `src/evaluation/eval.py`; Lightman et al. 2023 for prod.
 
@@ -57,7 +57,6 @@ def _joined(p: Tensor, present: Tensor, how: How, eps: float) -> Tensor:
     def mean(values: Tensor) -> Tensor:
         return values.masked_fill(~present, 0.0).sum(dim=1) / present.sum(dim=1).clamp(min=1)
 
-    edge = max(eps, torch.finfo(p.dtype).eps)
     if how == "min":
         return p.masked_fill(~present, float("inf")).amin(dim=1)
     if how == "max":
@@ -69,7 +68,9 @@ def _joined(p: Tensor, present: Tensor, how: How, eps: float) -> Tensor:
         return p.gather(1, torch.where(present, places, 0).amax(dim=1, keepdim=True))[:, 0]
     if how == "geometric_mean":
         return mean(p.clamp(min=0.0).log()).exp()
+    edge = max(eps, torch.finfo(p.dtype).eps)
+    # 1 - p is clipped by itself, as 1 - edge has few digits in float32.
+    odds = p.clamp(edge, 1.0) / (1 - p).clamp(edge, 1.0)
     if how == "mean_logit":
-        return mean(p.clamp(edge, 1 - edge).logit()).sigmoid()
-    odds = p.clamp(edge, 1 - edge)
-    return mean(odds / (1 - odds)) if how == "mean_odds" else mean(p)
+        return mean(odds.log()).sigmoid()
+    return mean(odds) if how == "mean_odds" else mean(p)
