@@ -31,9 +31,9 @@ def _one_seed(seed: int) -> Mapping[str, float]:
 CLAIM = Claim(
     name="d2-align",
     system="d2-align",
-    states="Of 50 outputs per prompt, 15 of them equally good, a policy trained against an embedding reward with a bias "
-    "common to all prompts keeps more than 7 more (by exp of the entropy, at 95 % of the best gold or counted as none) "
-    "with the learned correction than without it, given its steps as further updates: as 10 against 3.",
+    states="Of 50 outputs per prompt, 15 of them equally good, a policy trained against an embedding reward with a "
+    "bias common to all prompts keeps more than 7 more (by exp of the entropy, at 95 % of the best gold or counted as "
+    "none) with the learned correction than without it, given its steps as further updates: as 10 against 3.",
     unit="outputs",
     one_seed=_one_seed,
     effect=lambda arms: arms["corrected"] - arms["plain"],

@@ -29,10 +29,11 @@ def aggregate_steps(
     ``prod``, ``geometric_mean`` = prod^(1/S), ``mean_logit`` = sigmoid(mean log(p / (1 - p))), ``mean_odds`` =
     max(0, mean(p / (1 - p))); times ``scale``.
 
-    The last three are for probabilities: ``geometric_mean`` takes p below 0 for 0, in the other two p and
-    1 - p are ``eps`` at least. A row without steps gets 0. A NaN at a step of the policy makes the reward NaN, which the loop
-    refuses; a step without a number (more steps than ``step_reward`` has columns) is left out. Raises SettingError for
-    an unknown ``how``. Source: Kim et al. 2024 (RewardMATH), `src/evaluation/eval.py`; Lightman et al. 2023 for prod.
+    Three are for probabilities: ``geometric_mean`` takes p below 0 for 0; in ``mean_logit`` and ``mean_odds`` p and
+    1 - p are ``eps`` at least. A row without steps gets 0. A NaN at a step of the policy makes the reward NaN, which
+    the loop refuses; a step without a number (more steps than ``step_reward`` has columns) is left out. Raises
+    SettingError for an unknown ``how``. Source: Kim et al. 2024 (RewardMATH), `src/evaluation/eval.py`; Lightman et al.
+    2023 for prod.
 
     >>> import torch
     >>> step = torch.tensor([[0, 0, 1, 2], [0, -1, -1, -1]])

@@ -117,8 +117,8 @@ def direction_study(
 
     Returns means over the prompts: ``kept``, the effective number of outputs (exp of the entropy); ``gold``, as a share
     of the best output's; ``distance``, the mean of 1 - cosine over two draws; ``reward``, the plain one. ``lean`` is
-    how far e~ leans to the planted style (``bias`` where it is not corrected), ``length`` that of b. Raises SettingError for numbers
-    out of bounds. Source: Chen et al. 2025, D2-Align; the bandit is ours.
+    how far e~ leans to the planted style (``bias`` where it is not corrected), ``length`` that of b. Raises
+    SettingError for numbers out of bounds. Source: Chen et al. 2025, D2-Align; the bandit is ours.
     """
     if min(updates, stage1_steps) < 0 or not (lr > 0 and stage1_lr > 0 and beta >= 0):
         raise SettingError("direction_study: steps and beta are 0 or more, rates above 0")
