@@ -12,8 +12,8 @@ from truegain.recipes.conmax import conmax as conmax
 from truegain.recipes.constrained_rlhf import constrained_rlhf as constrained_rlhf
 from truegain.recipes.crf import crf as crf
 from truegain.recipes.curriculum_grpo import curriculum_grpo as curriculum_grpo
-from truegain.recipes.da_dler import da_dler as da_dler
 from truegain.recipes.d2_align import d2_align as d2_align
+from truegain.recipes.da_dler import da_dler as da_dler
 from truegain.recipes.dapo import dapo as dapo
 from truegain.recipes.dco_limit_confidence import dco_limit_confidence as dco_limit_confidence
 from truegain.recipes.decs import decs as decs

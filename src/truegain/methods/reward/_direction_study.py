@@ -135,10 +135,10 @@ def direction_study(
         b = -b
     elif correction == "random":
         rng = torch.Generator().manual_seed(seed + 1)
-        b = b.norm() * normalize(torch.randn(len(b), generator=rng, dtype=b.dtype), dim=0)
+        b = (b**2).sum().sqrt() * normalize(torch.randn(len(b), generator=rng, dtype=b.dtype), dim=0)
     direction = corrected_direction(world.text, b, omega=omega, renormalise=renormalise)
     chance = _optimised(world.reward(direction), updates, lr, beta)
-    return {**_told(world, chance), "lean": float(world.lean(direction).mean()), "length": float(b.norm())}
+    return {**_told(world, chance), "lean": float(world.lean(direction).mean()), "length": float((b**2).sum().sqrt())}
 
 
 def _optimised(reward: Tensor, updates: int, lr: float, beta: float) -> Tensor:
@@ -156,7 +156,7 @@ def _optimised(reward: Tensor, updates: int, lr: float, beta: float) -> Tensor:
 
 def _told(world: Outputs, chance: Tensor) -> dict[str, float]:
     mean, gold = (chance[..., None] * world.output).sum(1), world.reward(world.true)
-    entropy = -torch.special.xlogy(chance, chance).sum(1)
+    entropy = -(chance * chance.clamp(min=1e-300).log()).sum(1)
     return {
         "kept": float(entropy.exp().mean()),
         "gold": float(((chance * gold).sum(1) / gold.amax(1)).mean()),
