@@ -92,6 +92,7 @@ _ROWS: tuple[tuple[str, str, Kind, str, str], ...] = (
         "a score component or the data",
     ),
     ("appeal", "B", "float", "a second verifier's verdict, NaN where it was not asked", "a probe"),
+    ("common_mistake", "B", "float", "1 where the row gives the commonest wrong answer of its problem", "a probe"),
     ("level", "B", "float", "rank of the completion by rule, 1 the best", "a score component or a task"),
     ("reflections", "B", "float", "how many reflection words the completion's thought holds", "a score component"),
     ("conciseness", "B", "float", "how concise the completion is, 0 to 1", "a score component or a probe"),

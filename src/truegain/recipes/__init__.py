@@ -60,6 +60,7 @@ from truegain.recipes.prof import prof as prof
 from truegain.recipes.prorag import prorag as prorag
 from truegain.recipes.pure import pure as pure
 from truegain.recipes.r3l import r3l as r3l
+from truegain.recipes.random_calculation import random_calculation as random_calculation
 from truegain.recipes.rebalance import rebalance as rebalance
 from truegain.recipes.reinforce import reinforce as reinforce
 from truegain.recipes.reinforce_pp import reinforce_pp as reinforce_pp

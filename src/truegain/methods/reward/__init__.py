@@ -22,6 +22,7 @@ from truegain.methods.reward._malformed import malformed as malformed
 from truegain.methods.reward._match_calls import match_calls as match_calls
 from truegain.methods.reward._mean_member import mean_member as mean_member
 from truegain.methods.reward._median_member import median_member as median_member
+from truegain.methods.reward._mistake_shared import mistake_shared as mistake_shared
 from truegain.methods.reward._multipliers import multipliers as multipliers
 from truegain.methods.reward._nonzero_reward import nonzero_reward as nonzero_reward
 from truegain.methods.reward._outcome import outcome as outcome
