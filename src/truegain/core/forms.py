@@ -210,7 +210,8 @@ class Study:
 
     It may name ``seed``, ``task``, ``policy``, ``base`` and ``trained`` (the weights of the model that the recipe began
     with, and of the one that stands now), ``dataset`` (the last one's rows), ``scores`` (of the last one's chosen and
-    rejected completions, by the reward models that the recipe began with) and ``place`` (a folder of its own).
+    rejected completions, by the reward models that the recipe began with), ``records`` (rows of the given files, by
+    their names), ``margins`` (what judges pairs by the reward models that were trained) and ``place`` (its folder).
     ``weights`` in its record become the model that the next form starts from, ``settings`` those of the forms after it.
     """
 

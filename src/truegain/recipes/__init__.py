@@ -21,6 +21,7 @@ from truegain.recipes.direct_behaviour_specification import (
     direct_behaviour_specification as direct_behaviour_specification,
 )
 from truegain.recipes.dler import dler as dler
+from truegain.recipes.dporm_vs_exrm import dporm_vs_exrm as dporm_vs_exrm
 from truegain.recipes.dr_grpo import dr_grpo as dr_grpo
 from truegain.recipes.drpo import drpo as drpo
 from truegain.recipes.dto import dto as dto

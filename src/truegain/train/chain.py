@@ -173,6 +173,10 @@ def check_form(
     elif isinstance(form, Study):
         if {"dataset", "scores"} & set(study.named(form)) and not dataset:
             raise WiringError("the study reads a data set: a form before it must write one, or give --data FILE")
+        if "margins" in study.named(form) and not roles:
+            raise WiringError("the study compares reward models, which no form before it trains")
+        if "records" in study.named(form) and files:
+            records.check(files, "Study")
     else:
         records.check(files, type(form).__name__)
     return dataset or isinstance(form, Decode), roles | trained_roles(form)

@@ -28,10 +28,12 @@ from truegain.methods.evaluation._overoptimization import (
 from truegain.methods.evaluation._paired_difference import paired_difference
 from truegain.methods.evaluation._pass_at_k import pass_at_k
 from truegain.methods.evaluation._pass_hat_k import pass_hat_k
+from truegain.methods.evaluation._preference_gap import preference_gap
 from truegain.methods.evaluation._probability_of_improvement import probability_of_improvement
 from truegain.methods.evaluation._problem_means import problem_means
 from truegain.methods.evaluation._proportion_mean import proportion_mean
 from truegain.methods.evaluation._reward_fit import reward_fit
+from truegain.methods.evaluation._reward_model_gap import reward_model_gap
 from truegain.methods.evaluation._score_correlation import ScoreCorrelation, score_correlation
 from truegain.methods.evaluation._self_consistency import self_consistency
 from truegain.methods.evaluation._sign_flip import sign_flip
@@ -77,10 +79,12 @@ __all__ = [
     "paired_difference",
     "pass_at_k",
     "pass_hat_k",
+    "preference_gap",
     "probability_of_improvement",
     "problem_means",
     "proportion_mean",
     "reward_fit",
+    "reward_model_gap",
     "score_correlation",
     "self_consistency",
     "sign_flip",

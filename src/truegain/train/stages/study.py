@@ -18,10 +18,11 @@ from truegain.train.dataset import read_dataset
 from truegain.train.folder import RunFolder, plain, write_atomic
 from truegain.train.launch import StopSignal
 from truegain.train.scores import scored_completions
+from truegain.train.stages.margins import margins_of
 from truegain.train.stages.stage import Event, Stage, finish, put
 
 RECORD = "record.json"
-OFFERED = ("seed", "task", "policy", "base", "trained", "dataset", "scores", "place")
+OFFERED = ("seed", "task", "policy", "base", "trained", "dataset", "scores", "records", "margins", "place")
 
 
 def run(stage: Stage, stop: StopSignal) -> Iterator[Event]:
@@ -77,6 +78,8 @@ def _handed(stage: Stage) -> dict[str, Any]:
         "scores": lambda: scored_completions(
             stage.given.base, cast(Path, stage.given.dataset), dtype=stage.dtype, device=stage.device
         ),
+        "records": lambda: {file.stem: read_dataset(file) for file in stage.records},
+        "margins": lambda: margins_of(stage.given, stage.dtype, stage.device),
         "place": lambda: stage.place,
     }
     asked = [name for name in named(study) if not (name == "seed" and stage.seed is None and name in own)]
