@@ -20,7 +20,7 @@ class InProcess(Subject):
 
     def __init__(self, reward: Callable[[Sequence[Row]], list[float]]) -> None:
         self.name, self.fact, self.deadline, self.count = "in process", "correct", 1.0, 1
-        self.is_task, self.kind, self.pace, self.keys = False, "trl", 1e-5, set()
+        self.is_task, self.is_model, self.kind, self.pace, self.keys = False, False, "trl", 1e-5, set()
         self.reward = reward
 
     def fresh(self) -> InProcess:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -93,6 +95,23 @@ def test_the_exact_test_of_a_rate_has_the_size_that_it_states() -> None:
         assert judge([1.0] * (worst - 1) + [0.0] * (n - worst + 1), rules).verdict != "unfit"
     # an oracle: 3 or more of 4 at 2 %: 4 * 0.02^3 * 0.98 + 0.02^4
     assert at_least(3, 4, 0.02) == pytest.approx(4 * 0.02**3 * 0.98 + 0.02**4)
+
+
+def test_the_exact_test_holds_for_as_many_problems_as_a_labelled_file_has() -> None:
+    # An oracle in whole numbers: at a share of 1/50 the tail is sum C(n, k) 49^(n - k) / 50^n.
+    for count, of in ((60, 2000), (70, 2000), (0, 3000), (3000, 3000)):
+        tail = sum(math.comb(of, k) * 49 ** (of - k) for k in range(count, of + 1))
+        assert at_least(count, of, 0.02) == pytest.approx(float(Fraction(tail, 50**of)), rel=1e-9)
+    assert judge([1.0] * 200 + [0.0] * 1800, Rules()).verdict == "unfit"
+    assert judge([1.0] + [0.0] * 1999, Rules()).verdict == "fit"
+    assert (at_least(0, 5, 0.0), at_least(1, 5, 0.0), at_least(5, 5, 1.0)) == (1.0, 0.0, 1.0)
+
+
+def test_many_n_over_few_problems_are_not_called_a_turn_by_chance() -> None:
+    # Twelve n are 66 pairs. At a coverage of 0.999 for each of them 11 of these 300 curves would be called a turn.
+    rng, ns = np.random.default_rng(0), [2**k for k in range(12)]
+    curves = [[(rng.random(20) < 0.5).astype(float) for _ in ns] for _ in range(300)]
+    assert sum(turn(ns, curve)[0] is not None for curve in curves) <= 2
 
 
 def test_a_sound_reward_with_small_errors_is_unfit_in_at_most_one_of_200_seeds() -> None:

@@ -53,6 +53,16 @@ def test_words_are_whole_and_those_too_early_or_too_close_are_passed_over() -> N
     assert steps(text, gap=17) == ["....", "wait....wait....wait....", "wait"]
 
 
+def test_the_gap_is_counted_from_where_a_step_begins_and_a_word_without_a_sentence_before_it_begins_one() -> None:
+    # The published code keeps the accepted place, behind the sentence's end, and not the word's. The step begins at 3;
+    # the second word stands at 23, 10 behind the first one at 13 and 20 behind the step.
+    text = "..." + " " * 10 + "wait" + "." + " " * 5 + "wait"
+    assert len(text) == 27 and text.rindex("wait") == 23
+    assert len(steps(text, gap=15)) == 3 and len(steps(text, gap=20)) == 3 and len(steps(text, gap=21)) == 2
+    assert steps("one two wait three") == ["one two ", "wait three"]
+    assert steps("wait, one") == ["wait, one"]
+
+
 def test_the_answer_and_what_the_policy_did_not_write_are_outside() -> None:
     text = "a\nwait</think><answer>1</answer>"
     ids = by_reflection(text, [*characters(text), (-1, -1)], skip=0)

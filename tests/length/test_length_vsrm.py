@@ -112,6 +112,15 @@ def test_credit_is_the_sum_to_go_of_rewards_on_first_tokens(seed: int, gamma: fl
             assert float(found[i, t]) == pytest.approx(to_go if t in earned else 0.0, abs=1e-9)
 
 
+def test_an_idle_step_before_a_gain_is_paid_beside_it_unless_the_discount_is_0() -> None:
+    # By hand, returns from step 1 on: straight .2 -> .8 earns .6; idling once first .7 * .6 + .6 = 1.02, as published.
+    # Without shares both are a_J - a_0 = .6: the sum of differences telescopes.
+    straight, idle = torch.tensor([[0, 1, 1, 1]]), torch.tensor([[0, 1, 2, 2]])
+    assert float(credit_of([[0.2, 0.8]], straight)[0, 1]) == pytest.approx(0.6)
+    assert float(credit_of([[0.2, 0.2, 0.8]], idle)[0, 1]) == pytest.approx(1.02)
+    assert float(credit_of([[0.2, 0.2, 0.8]], idle, discount=0.0)[0, 1]) == pytest.approx(0.6)
+
+
 def test_the_last_token_carries_the_outcome_alone() -> None:
     # Step 1 begins at the row's last token, whose reward the published code overwrites with the outcome.
     assert credit_of([[0.0, 1.0]], torch.tensor([[0, 0, 1]])).tolist() == [[0.0, 0.0, 0.0]]

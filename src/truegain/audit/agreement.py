@@ -21,7 +21,9 @@ TITLES = {
     "best of n": "Gold does not turn when the best of n by it is taken",
 }
 TURN_LEVEL = 0.999
-"""Coverage of the interval of gold's fall that must lie below zero: two-sided, so one fall in 2000 is chance."""
+"""Coverage, over all pairs of n together, of the intervals of gold's fall, of which one must lie below zero.
+
+Two-sided, so one curve in 2000 is called a turn by chance."""
 FALL = 0.02
 """A fall of gold of less than this, from its best, is not called a turn."""
 
@@ -98,10 +100,11 @@ def optimised(given: Evidence, said: Sequence[Said], found: Scale, rules: Rules)
 
 def turn(ns: Sequence[int], golds: Sequence[np.ndarray]) -> tuple[int | None, dict[str, float] | None]:
     """The first n at which gold is surely below its best so far, by more than `FALL`; and by how much."""
+    looks = len(ns) * (len(ns) - 1) / 2  # any two of the n may be the ones that are compared
     for k in range(1, len(ns)):
         best = max(range(k), key=lambda j: float(golds[j].mean()))
         apart = golds[k] - golds[best]
-        strict = difference_mean(apart[None], level=TURN_LEVEL)
+        strict = difference_mean(apart[None], level=1.0 - (1.0 - TURN_LEVEL) / looks)
         if strict.high < 0.0 and strict.value < -FALL:
             return ns[k], _estimate(difference_mean(apart[None]))
     return None, None

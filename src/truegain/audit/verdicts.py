@@ -95,7 +95,14 @@ def at_least(count: int, of: int, share: float) -> float:
     >>> round(at_least(3, 4, 0.02), 7)
     3.15e-05
     """
-    return sum(math.comb(of, k) * share**k * (1.0 - share) ** (of - k) for k in range(count, of + 1))
+    if not 0.0 < share < 1.0:
+        return float(count <= 0 or (share >= 1.0 and count <= of))
+    # By logarithms: from a thousand problems on, the binomial coefficients are larger than any float.
+    yes, no, ways = math.log(share), math.log1p(-share), math.lgamma(of + 1)
+    return math.fsum(
+        math.exp(ways - math.lgamma(k + 1) - math.lgamma(of - k + 1) + k * yes + (of - k) * no)
+        for k in range(count, of + 1)
+    )
 
 
 def overall(checks: Sequence[Mapping[str, Any]]) -> Verdict:

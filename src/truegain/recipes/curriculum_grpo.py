@@ -19,7 +19,8 @@ from truegain.recipes.grpo import grpo
     differs="the budget begins at 64 tokens and is multiplied by 0.7 every 25 steps, thrice, as traces and runs are "
     "short (paper 256 tokens, every 100 steps, 87 at the end); the budget is not written into the prompt, "
     "which the tiny policy could not read; the format is one well-formed answer, worth 0.1 (values not known to us); "
-    "beta is 0; one optimiser step per batch; lr suits the tiny policy",
+    "the deviation is the sample's (paper: the population's), over 16 samples (paper 8); beta is 0; one optimiser step "
+    "per batch; lr suits the tiny policy",
 )
 def curriculum_grpo(
     start: float = 64.0,

@@ -18,8 +18,8 @@ from truegain.methods import credit, exploration, length, objective, reward
     differs="the judge of a step is an answer forced after it, which needs no second model, or with judge=text the "
     "reference answer found in its text (paper: a small model that was trained for it); steps begin at reflection "
     "words of a longer list, the embedded tasks' among them, and a step of one line stands for itself; T of the "
-    "length term is the token limit; a group of one has no advantage (`decoupled_length.singleton`); one optimiser "
-    "step per batch; lr suits the tiny policy",
+    "length term is the token limit; a group of one has no advantage (`decoupled_length.singleton`); temperature "
+    "1 (source 0.6); one optimiser step per batch; lr suits the tiny policy",
 )
 def decs(
     beta: float = 0.1,

@@ -17,8 +17,9 @@ from truegain.methods import credit, length, objective, reward
     cite="Yue et al. 2025, Promoting efficient reasoning with verifiable stepwise reward",
     differs="the words of the embedded tasks (check, back) are among those that begin a step, and steps may be close "
     "together and early (`by_reflection.skip` 1000 and `.gap` 400 characters there), as their traces are short; forced "
-    "answers have 32 tokens (source 768); no KL penalty (source 0.001); one sample per prompt as there, 256 prompts; "
-    "one optimiser step per batch; lr suits the tiny policy",
+    "answers have 32 tokens (source 768); no KL penalty (source 0.001, whose script does not turn it on); one sample "
+    "per prompt as there, 256 prompts, temperature 1 (source 0.6, top-p 0.95); one optimiser step per batch; lr "
+    "suits the tiny policy",
 )
 def vsrm(
     estimator: Literal["reinforce-pp", "ppo"] = "reinforce-pp",

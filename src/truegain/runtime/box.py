@@ -237,13 +237,13 @@ def converse(pairs: Sequence[tuple[Box, Call]], seconds: float, leader: int = 0)
     All are stopped at the deadline, at too much output of one, and when the call ``leader`` has ended.
     """
     streams: dict[int, tuple[_Stream, bool, Box, Call]] = {}
-    for box, call in pairs:
-        for stream, writes in box.begin(call):
-            streams[stream.fd] = (stream, writes, box, call)
-    controls = {box.control.fileno(): (box, call) for box, call in pairs}
     _, lead = pairs[leader]
-    expires, patience = time.monotonic() + seconds, 0.0
     try:
+        for box, call in pairs:
+            for stream, writes in box.begin(call):
+                streams[stream.fd] = (stream, writes, box, call)
+        controls = {box.control.fileno(): (box, call) for box, call in pairs}
+        expires, patience = time.monotonic() + seconds, 0.0
         while open_ := [fd for fd, (_, call) in controls.items() if call.told is None and call.why != "lost"]:
             now = time.monotonic()
             stop = now >= expires or lead.told is not None or any(call.why for _, call in pairs)

@@ -38,6 +38,10 @@ def accuracy_gains(
     policy tokens, discounted by ``gamma`` per token: 1 for returns, gamma * lambda beside `gae`, which is linear in the
     rewards. The row's last policy token carries its outcome alone, as the published code overwrites it.
 
+    Shares are paid on top, not taken from the step that made the change: under returns a flat step before a gain d is
+    worth discount * d more than none, so that to idle there pays. With a ``discount`` of 0 the sum to go is the last
+    accuracy less the one so far, which no idling changes.
+
     ``discount`` and ``gamma`` in [0, 1]; ``lookahead`` 0 or more: 0, or a ``discount`` of 0, gives plain differences. A
     step whose probe says NaN has the accuracy of the one before it (the first known one, at the start). A row with
     fewer than two steps, or without a known accuracy, gets nothing. Logs ``truegain/flat_steps``, the share of steps

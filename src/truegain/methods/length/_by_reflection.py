@@ -25,11 +25,11 @@ def by_reflection(
     r"""Cut the thought where it turns to reflect: a new step begins with the sentence that holds a reflection word.
 
     ``words`` are whole words or phrases, in any case. Those in the first ``skip`` characters of the thought are not
-    looked at, nor those less than ``gap`` characters after the one that began the last step. A step begins behind the
-    sentence or line that ended before the word. The thought lies between ``opening`` and ``closing``, either of which
-    may be missing; what comes after ``closing``, it included, is outside and gets -1: an answer is no step, so that it
-    is never called redundant. A token belongs to the step in which it begins; one with the span (-1, -1), which the
-    policy did not write, gets -1.
+    looked at, nor those less than ``gap`` characters behind the place where the last step began. A step begins behind
+    the sentence or line that ended before the word, at the word itself where none did. The thought lies between
+    ``opening`` and ``closing``, either of which may be missing; what comes after ``closing``, it included, is outside
+    and gets -1: an answer is no step, so that it is never called redundant. A token belongs to the step in which it
+    begins; one with the span (-1, -1), which the policy did not write, gets -1.
 
     Raises SettingError for no words, or a ``skip`` or ``gap`` below 0. Source: Yue et al. 2025 (VSRM), section 3.1 and
     its published code, which has ``skip`` 1000 and ``gap`` 400; Jiang et al. 2025 (DECS), which has neither.
@@ -49,8 +49,7 @@ def by_reflection(
         if place - begin < skip or (last is not None and place - last < gap):
             continue
         before = bisect_right(ends, place)
-        start = ends[before - 1] if before else begin
-        last = place
+        start = last = ends[before - 1] if before else place
         if text[begin:start].strip() and start > starts[-1]:
             starts.append(start)
     return [bisect_right(starts, at) - 1 if 0 <= at < end else -1 for at, _ in spans]
