@@ -16,7 +16,7 @@ from truegain.recipes.sft import sft as sft_recipe
 from truegain.tasks import make_one
 from truegain.train import tiny
 from truegain.train.muon import Muon, orthogonal
-from truegain.train.offline import Example, begin, load_fit, progress_line, save_fit, sft
+from truegain.train.offline import Example, begin, load_fit, progress_line, save_fit, saved_fit, sft
 
 
 def recipe(micro_tokens: int = 128) -> Fit:
@@ -86,6 +86,16 @@ def test_a_checkpoint_replaces_the_one_before_it_and_leaves_nothing_beside(tmp_p
     save_fit(tmp_path / "stop", policy, fit)
     assert [file.name for file in tmp_path.iterdir()] == ["stop"]
     assert load_fit(tmp_path / "stop")[1].step == 2
+
+
+def test_a_checkpoint_whose_replacement_was_killed_between_two_renames_is_found_again(tmp_path):
+    policy = small_policy()
+    place = tmp_path / "checkpoint"
+    save_fit(place, policy, begin(policy))
+    place.rename(tmp_path / ".checkpoint.old")  # what a kill leaves that comes after the first rename
+    assert saved_fit(place) and load_fit(place)[1].step == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint"]
+    assert not saved_fit(tmp_path / "nothing")
 
 
 def test_a_damaged_checkpoint_is_refused_in_one_line(tmp_path):

@@ -100,7 +100,7 @@ def sft(
     from truegain.tasks.mixture import parse
     from truegain.train.launch import best_threads, stop_at
     from truegain.train.memory import memory_for
-    from truegain.train.offline import begin, progress_line, save_fit
+    from truegain.train.offline import begin, progress_line, save_fit, saved_fit
     from truegain.train.offline import sft as steps_of
 
     made = parse(task, needs_answer=False)
@@ -112,7 +112,7 @@ def sft(
     quiet_libraries()
     best_threads()
     on, place = devices.device_of(device), out / "checkpoint"
-    policy, state = _taken_up(place, on) if place.is_dir() else (Policy.load(model, dtype=dtype, device=on), None)
+    policy, state = _taken_up(place, on) if saved_fit(place) else (Policy.load(model, dtype=dtype, device=on), None)
     state = state or begin(policy, weight_decay=0.0)
     out.mkdir(parents=True, exist_ok=True)
     examples = _examples(policy, made, seed)

@@ -71,6 +71,8 @@ def execute(chain: Chain, stop: StopSignal) -> Iterator[Event]:
     Raises what `check` raises before there is a folder, and what the forms raise.
     """
     task = check(chain)
+    # Forms hand each other folders, and settings hold them: the same run may be taken up from another folder.
+    chain = replace(chain, out=chain.out.absolute())
     chain.out.parent.mkdir(parents=True, exist_ok=True)
     with RunFolder(chain.out) as folder:
         folder.settings(_settings(chain), FREE)

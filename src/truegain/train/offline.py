@@ -22,6 +22,7 @@ from truegain.core.arithmetic import OptimiserStep
 from truegain.core.batch import Batch
 from truegain.core.errors import DataError, RunError, SettingError
 from truegain.policy.policy import Policy
+from truegain.train.folder import fsync
 from truegain.train.learner import update
 from truegain.train.models import Model
 from truegain.train.muon import Muon
@@ -176,17 +177,33 @@ def save_fit(folder: str | Path, policy: Policy, fit: Fit) -> None:
     place["groups"] = [{name: group[name] for name in SETTINGS if name in group} for group in state["param_groups"]]
     place["optimizer"] = "muon" if isinstance(fit.optimizer, Muon) else "adamw"
     (beside / "fit_state.json").write_text(json.dumps(place))
-    old = folder.with_name(f".{folder.name}.old")
+    for file in beside.rglob("*"):
+        fsync(file)
+    old = _set_aside(folder)
     shutil.rmtree(old, ignore_errors=True)
     if folder.exists():
         folder.rename(old)
     beside.rename(folder)
+    fsync(folder.parent)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def saved_fit(folder: str | Path) -> bool:
+    """Whether `save_fit` left something there; what it had set aside when it was killed is put back."""
+    folder = Path(folder)
+    if not folder.exists() and _set_aside(folder).is_dir():
+        _set_aside(folder).rename(folder)
+    return folder.is_dir()
+
+
+def _set_aside(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.old")
 
 
 def load_fit(folder: str | Path) -> tuple[Policy, Fit]:
     """Read what `save_fit` wrote. Raises DataError if it is not readable."""
     folder = Path(folder)
+    saved_fit(folder)
     policy = Policy.load(folder)
     try:
         tensors = load_file(folder / "optimizer.safetensors")

@@ -155,7 +155,7 @@ def check(form: Fit, dataset: bool, demonstrations: bool) -> None:
 
 
 def _taken_up(place: Path, stage: Stage) -> tuple[Policy, offline.Fit]:
-    if not place.is_dir():
+    if not offline.saved_fit(place):
         policy = stage.policy()
         return policy, offline.begin(policy, weight_decay=cast(Fit, stage.form).loop.weight_decay)
     policy, fit = offline.load_fit(place)

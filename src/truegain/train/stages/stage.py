@@ -15,7 +15,7 @@ from truegain.core.forms import Decode, Fit, Form, Train
 from truegain.core.settings import settings, with_setting
 from truegain.core.types import Task
 from truegain.policy.policy import Policy
-from truegain.train.folder import plain, write_atomic
+from truegain.train.folder import fsync, plain, write_atomic
 
 DONE = "stage.json"
 Event = dict[str, Any]
@@ -142,10 +142,13 @@ def after(given: Given, place: Path, left: Mapping[str, Any]) -> Given:
 
 
 def put(folder: Path, write: Callable[[Path], object]) -> None:
-    """Make a folder that is there whole or not at all: written beside, then renamed."""
+    """Make a folder that is there whole or not at all, a power cut included: written beside, then renamed."""
     beside = folder.with_name(f".{folder.name}.{os.getpid()}")
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(parents=True)
     write(beside)
+    for file in beside.rglob("*"):
+        fsync(file)
     shutil.rmtree(folder, ignore_errors=True)
     beside.rename(folder)
+    fsync(folder.parent)
