@@ -105,7 +105,7 @@ def test_likelihoods_are_those_of_a_forward_pass_over_the_prefix_the_cue_and_the
         setup = Setup(form, policy, task, held)
         models, state = load_models(form, policy, policy.reference()), State()
         rollouts = Draw(setup, models, state, "sampled", "train").fresh(2)
-        batch, _, _ = shape(setup, models, state, rollouts)
+        batch = shape(setup, models, state, rollouts).batch
     found = answer_likelihood(models, rollouts, batch["step"], ending="</answer>")["answer_logp"]
     whole = answer_likelihood(models, rollouts, batch["step"], per="answer", ending="</answer>")["answer_logp"]
     plain = answer_likelihood(models, rollouts, batch["step"])["answer_logp"]

@@ -137,7 +137,8 @@ def on_tiny(folder: Path, form: Any) -> tuple[Any, list[Rollout], list[Rollout],
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(Draw, "again", again)
-            batch, _, spent = shape(setup, models, state, rollouts)
+            made = shape(setup, models, state, rollouts)
+            batch, spent = made.batch, made.spent
     return batch, rollouts, seen, models, spent
 
 

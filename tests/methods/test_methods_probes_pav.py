@@ -136,7 +136,8 @@ def test_on_a_model_the_prover_goes_on_from_every_step_and_the_end_is_the_rows_o
         setup = Setup(form, policy, make("sort,level=4,style=trace"), held)
         models, state = load_models(form, policy, policy.reference()), State()
         rollouts = Draw(setup, models, state, "sampled", "train").fresh(2)
-        batch, _, spent = shape(setup, models, state, rollouts)
+        made = shape(setup, models, state, rollouts)
+        batch, spent = made.batch, made.spent
     found = batch["step_reward"]
     # One start per problem: what the rows of a group sum to differs by their own verdicts alone.
     ends = torch.tensor([float(r.facts["correct"]) for r in rollouts])

@@ -236,7 +236,8 @@ def probed(folder: Path, form: Any, task: str, fresh: int = 2) -> tuple[Any, lis
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(Draw, "fork", fork)
-            batch, _, spent = shape(setup, models, state, rollouts)
+            made = shape(setup, models, state, rollouts)
+            batch, spent = made.batch, made.spent
     return batch, rollouts, seen, spent
 
 

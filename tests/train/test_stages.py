@@ -306,7 +306,7 @@ def test_frozen_reward_models_fill_a_column_each_and_steps_are_read_at_their_end
     rows = [rollout("a", "ab", tokens=2, correct=1.0), rollout("b", "c", tokens=1, correct=0.0)]
     with RunFolder(tmp_path / "run") as held:
         setup = Setup(form, policy, make("sort,level=3"), held)
-        batch, _, _ = shape(setup, load_models(form, policy, policy.reference()), State(), rows)
+        batch = shape(setup, load_models(form, policy, policy.reference()), State(), rows).batch
     # The heads' weights are zero, so each model says its bias.
     assert batch["model_reward"].tolist() == [[1.0, 2.0], [1.0, 2.0]]
     assert batch["step_reward"].tolist() == [[1.0], [1.0]]
