@@ -25,7 +25,7 @@ from truegain.tasks import make_one
 from truegain.tasks.generated import prompt_text
 
 TASK = "chain,level=5,style=trace"
-PROMPTS, SAMPLES, UPDATES, LR = 8, 8, 16, 10.0
+PROMPTS, SAMPLES, UPDATES, LR = 4, 8, 12, 10.0
 START = 1.4  # logit of keeping a line: 80 %
 
 
