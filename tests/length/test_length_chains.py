@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import truegain.recipes  # noqa: F401  (registers the systems)
-from truegain.core.errors import WiringError
+from truegain.core.errors import DataError, WiringError
 from truegain.core.forms import Decode, Fit, Study, Train
 from truegain.core.settings import loop_with
 from truegain.core.system import build
@@ -23,7 +23,7 @@ def chain(name: str, out: Path, *loops: dict[str, Any], task: str = "chain,level
         loop_with(form, **loop) if not isinstance(form, Study) else form
         for form, loop in zip(build(name, **knobs), loops, strict=True)
     ]
-    return Chain(tuple(forms), name, out, task=task, options={"sizes": (4, 4)})
+    return Chain(tuple(forms), name, out, task=task, options={"sizes": {"dev": 2, "test": 2, "samples": 1}})
 
 
 def run(made: Chain) -> list[dict[str, Any]]:
@@ -99,3 +99,37 @@ def test_pairs_are_not_edited(tmp_path: Path) -> None:
     assert isinstance(fit, Fit) and isinstance(edited, Fit)
     with pytest.raises(WiringError, match="edits no text"):
         check(Chain((decode, replace(fit, edit=edited.edit)), "dto", tmp_path / "out", task="chain,style=trace"))
+
+
+@pytest.mark.parametrize("name", ["conmax", "dto", "rebalance", "retro-search"])
+def test_a_file_without_answers_is_refused_before_anything_is_drawn(tmp_path: Path, name: str) -> None:
+    file = tmp_path / "asked.jsonl"
+    file.write_text("\n".join(json.dumps({"prompt": f"what is {n}+1?"}) for n in range(8)))
+    with pytest.raises(DataError, match=r"no column 'answer'.*; rename one") as found:
+        check(Chain(build(name), name, tmp_path / "out", task=str(file)))
+    assert "\n" not in str(found.value) and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("answer", [{}, {"answer": "4"}])
+def test_dualformer_is_refused_where_nothing_gives_demonstrations(tmp_path: Path, answer: dict[str, str]) -> None:
+    file = tmp_path / "asked.jsonl"
+    file.write_text("\n".join(json.dumps({"prompt": f"what is {n}+1?", **answer}) for n in range(8)))
+    with pytest.raises(WiringError, match=r"needs examples.*a data file with a column 'completion'"):
+        check(Chain(build("dualformer"), "dualformer", tmp_path / "out", task=str(file)))
+
+
+def test_conmax_without_its_reader_is_refused_naming_column_component_and_giver(tmp_path: Path) -> None:
+    compressor, *rest = build("conmax")
+    assert isinstance(compressor, Train)
+    blind = replace(compressor, probe=())
+    with pytest.raises(WiringError, match="confidence_kept needs column 'read_answer', which task 'chain' does not"):
+        check(Chain((blind, *rest), "conmax", tmp_path / "out", task="chain,level=5,style=trace"))
+
+
+# Every line of these traces calls a tool: each is a thought, so that both searches have a place to go on from.
+@pytest.mark.parametrize("name", ["retro-search", "dto"])
+def test_searches_that_go_on_from_a_cut_are_refused_on_a_task_with_tools(tmp_path: Path, name: str) -> None:
+    made = chain(name, tmp_path / "out", SMALL, {}, task="calculator,level=3,style=trace", words=("<tool>",))
+    with pytest.raises(WiringError, match=r"(retro_search|exit_and_prune) forks rollouts, which task 'calculator'"):
+        run(made)
+    assert not (tmp_path / "out/1-decode/dataset.jsonl").exists()
