@@ -26,8 +26,8 @@ from truegain.train.offline import Example, begin
 from truegain.train.offline import sft as sft_loop
 from truegain.train.tiny import demonstration_example
 
-TASK, STEPS, ROWS, LR = "chain,level=3,style=trace", 120, 16, 1e-3
-FITTED, TESTED, ROOM, HEAT = 128, 512, 160, 0.7
+TASK, STEPS, ROWS, LR = "chain,level=3,style=trace", 80, 16, 1e-3
+FITTED, TESTED, ROOM, HEAT = 64, 128, 120, 0.7
 SLIP, CAUGHT = 0.2, 0.9  # a result is wrong; a line that takes it back follows
 DITHER, AGAIN, MOST = 0.35, 0.85, 8  # lines of no use and unsure content follow a line, and each other
 
