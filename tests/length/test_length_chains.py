@@ -72,7 +72,8 @@ def test_conmax_trains_a_compressor_compresses_and_has_the_first_model_learn_the
     made = chain("conmax", tmp_path / "out", small, {**SMALL, "prompts": 16}, {}, {"steps": 2, "prompts": 2},
                  task="chain,level=2,style=trace", candidates=2)  # fmt: skip
     run(made)
-    assert all(row["correct"] == 1.0 and "shorter" not in row["prompt"] for row in rows(tmp_path / "out/2-decode"))
+    found = rows(tmp_path / "out/2-decode")
+    assert found and all(row["correct"] == 1.0 and "shorter" not in row["prompt"] for row in found)
     assert (tmp_path / "out/4-fit/model/model.safetensors").is_file()
 
 

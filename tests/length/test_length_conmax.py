@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -89,6 +90,9 @@ def test_the_reader_sees_the_question_alone_and_the_answer_behind_the_trace() ->
     assert (bytes(first.trunk), bytes(first.suffix)) == (b"2+2?<think>", b"zz")
     assert (bytes(second.trunk), bytes(second.suffix)) == (b"2+2?<think>zz</think><answer>", b"4</answer>")
     assert inner(policy, said, "<think>", "</think>") == tuple(b"zz")
+    # An answer that the compressor writes behind the thought is none of the thought: the reader does not see it.
+    for text, wanted in ((b"zz</think><answer>4", b"zz"), (b"</think>4", b""), (b"zz</thi", b"zz</thi")):
+        assert inner(policy, replace(said, ids=tuple(text)), "<think>", "</think>") == tuple(wanted)
 
 
 def test_on_the_embedded_model_reading_is_the_mean_log_prob_by_its_own_forward_and_padding_does_not_matter() -> None:

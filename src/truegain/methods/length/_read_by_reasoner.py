@@ -30,7 +30,7 @@ def read_by_reasoner(
         read_answer[B]  mean over y's tokens of log p(y_i | x, opening, z, closing + answering, y_<i)
 
     x is the prompt of the problem itself, without the trace that was shown (`rewrite_traces`), y the reference answer
-    and ``ending``. z is the row without its end mark and without ``opening`` and ``closing``, should it write them.
+    and ``ending``. z is the row without ``opening``, should it write it, up to ``closing`` or its end mark.
     Both are 0 or less. ``read_trace`` is NaN for an empty z, ``read_answer`` without a reference answer. Cost: one
     pass over x, z and y per row.
 
@@ -60,14 +60,14 @@ def read_by_reasoner(
 
 
 def inner(policy: Any, rollout: Rollout, opening: str, closing: str) -> tuple[int, ...]:
-    """The tokens of what a row says, without its end mark and the marks of a thought."""
+    """The tokens of the thought that a row says, from ``opening`` (or its start) to ``closing`` or its end mark."""
     ids = rollout.ids[:-1] if rollout.ids and rollout.ids[-1] in policy.eos_ids else rollout.ids
-    for mark in (policy.encode(opening), policy.encode(closing)):
-        if mark and ids[: len(mark)] == mark:
-            ids = ids[len(mark) :]
-        if mark and ids[-len(mark) :] == mark:
-            ids = ids[: -len(mark)]
-    return ids
+    begins, ends = policy.encode(opening), policy.encode(closing)
+    if begins and ids[: len(begins)] == begins:
+        ids = ids[len(begins) :]
+    places = range(len(ids) - len(ends) + 1) if ends else ()
+    end = next((n for n in places if ids[n : n + len(ends)] == ends), len(ids))
+    return ids[:end]
 
 
 def _means(rows: Sequence[Sequence[float]]) -> Tensor:
