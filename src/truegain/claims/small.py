@@ -17,12 +17,12 @@ from truegain.policy.tokenizer import character_tokenizer
 from truegain.train.offline import begin, sft
 from truegain.train.tiny import demonstration_example
 
-LETTERS = "ab"
+LETTERS = "abcd"
 
 
 @dataclass(frozen=True)
 class Permutations:
-    """``5aba`` asks for a(b(a(5))), with two permutations of the digits below 8 that nothing but examples tell."""
+    """``5abc`` asks for c(b(a(5))), with four permutations of the digits below 8 that nothing but examples tell."""
 
     tables: tuple[tuple[int, ...], ...]
 
@@ -33,7 +33,7 @@ class Permutations:
         return Permutations(tuple(tuple(rng.sample(range(8), 8)) for _ in LETTERS))
 
     def problem(self, split: str, rng: random.Random) -> Problem:
-        """One of 64 problems; every fourth of them is kept from ``train``."""
+        """One of 512 problems; every fourth of them is kept from ``train``."""
         while True:
             start, letters = rng.randrange(8), "".join(rng.choices(LETTERS, k=3))
             kept = random.Random(f"{start}{letters}").random() < 0.25
