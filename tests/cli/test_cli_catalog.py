@@ -41,7 +41,7 @@ def test_list_filters_by_room_and_form(capsys: pytest.CaptureFixture[str]) -> No
 def test_a_listing_prints_each_recipe_on_one_whole_line_when_piped(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["list"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    grpo = next(line for line in lines if line.startswith("grpo"))
+    grpo = next(line for line in lines if line.startswith("grpo "))
     assert "arXiv:2402.03300" in grpo
     assert "…" not in grpo
 

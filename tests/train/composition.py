@@ -34,14 +34,24 @@ _BEFORE_CREDIT = ("score", "resample", "probe", "reward", "select")
 
 
 def trained_systems() -> dict[str, Train]:
-    """Every recipe that is one online form."""
+    """Every recipe that is one online form, but for those that ask for a folder that another command made."""
     found: dict[str, Train] = {}
     for name in sorted(SYSTEMS):
         if SYSTEMS[name].recipe.__module__.startswith("truegain."):
             forms = build(name)
-            if len(forms) == 1 and isinstance(forms[0], Train):
+            if len(forms) == 1 and isinstance(forms[0], Train) and not _of_folders(forms[0]):
                 found[name] = forms[0]
     return found
+
+
+def _of_folders(form: Train) -> bool:
+    return any(role.source not in ("init", "policy") for role in form.roles.values())
+
+
+def by_parts(form: Train) -> bool:
+    """Whether weights or multipliers, one per named reward, tie the form to its own rewards."""
+    members_ = [*members(form.fold), *members(form.reward), *(m for t in form.terms for m in members(t.credit))]
+    return any("reward_parts" in spec_of(m).inputs for m in members_)
 
 
 SYSTEM_FORMS = trained_systems()
@@ -73,7 +83,7 @@ class Composition:
         credited, lossy, weighed = policy_term(giver, credited=True), policy_term(loser), policy_term(weigher)
         assert credited and lossy and weighed
         # Multipliers are one per named reward: who steers them says which rewards there are.
-        by_reward = any("reward_parts" in spec_of(m).inputs for m in members(steerer.fold))
+        by_reward = by_parts(steerer)
         needs_shift = any("shift" in spec_of(m).inputs for m in members(weighed.weight))
         form = replace(
             giver,
@@ -82,12 +92,17 @@ class Composition:
             fold=steerer.fold,
             reward=steerer.reward if by_reward else giver.reward,
             roles={},
-            loop=SMALL,
+            loop=SMALL.model_copy(update={"samples": 1}) if _alone(giver) else SMALL,
         )
         form = _with_steered(form, steerer)
         for source in (giver, loser, weigher, steerer):
             form = _with_named(form, source)
         return form
+
+
+def _alone(form: Train) -> bool:
+    """Whether a resampler makes each group of one sample's forks."""
+    return any(spec_of(m).name == "early_exits" for m in members(form.resample))
 
 
 def _with_steered(form: Train, steerer: Train) -> Train:
@@ -112,7 +127,9 @@ def _with_steered(form: Train, steerer: Train) -> Train:
 def _adding(form: Train, kind: str, more: Sequence[Member]) -> Train:
     had = members(getattr(form, kind))
     names = {spec_of(m).full_name for m in had}
-    return replace(form, **{kind: (*had, *(m for m in more if spec_of(m).full_name not in names))})
+    new = tuple(m for m in more if spec_of(m).full_name not in names)
+    # What a component that is there already names has to come before it.
+    return replace(form, **{kind: (*new, *had) if kind == "probe" else (*had, *new)})
 
 
 def _with_named(form: Train, source: Train) -> Train:
@@ -134,7 +151,7 @@ def _with_named(form: Train, source: Train) -> Train:
 
 
 def _with_value(column: str) -> set[str]:
-    return {"old_value"} if column == "value" else set()
+    return {"old_value", "old_values"} if column == "value" else set()
 
 
 made_task = functools.cache(make)
@@ -161,11 +178,28 @@ def compositions() -> dict[Composition, str]:
         for shift in range(len(every)):
             objective, weight = every[(i + 7 + shift) % len(every)], every[(i + 19 + shift) % len(every)]
             steerer = steerers[(i + shift) % len(steerers)]
+            if _clash(SYSTEM_FORMS[giver], SYSTEM_FORMS[steerer]):
+                continue
             one = Composition(giver, objective, weight, steerer)
             if len({giver, objective, weight, steerer}) == 4 and (task := task_for(one.form())):
                 found[one] = task
                 break
     return found
+
+
+def _clash(giver: Train, steerer: Train) -> bool:
+    """Parts that say so themselves when they are put together: two that own the rewards or the groups, or a resampler
+    that wants rewards before the probes that they need."""
+    if by_parts(giver) and _steers_rewards(steerer):
+        return True
+    filled = {name for m in members(giver.probe) for name in spec_of(m).fills}
+    early = any(set(spec_of(m).inputs) & filled for m in members(giver.reward))
+    return bool(members(steerer.resample)) and (early or _alone(giver))
+
+
+def _steers_rewards(form: Train) -> bool:
+    text = " ".join(str(v) for fold in members(form.fold) for v in knobs_of(fold).values())
+    return by_parts(form) or any(spec_of(m).name in text for m in members(form.reward))
 
 
 # Watching a run

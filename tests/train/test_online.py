@@ -434,7 +434,8 @@ def test_reward_mean_deviation_and_the_share_of_groups_without_a_signal_are_exac
     form = replace(form_of(), reward=partial(reward.outcome, right=scale))
     with RunFolder(tmp_path / "run") as held:
         setup = Setup(form, policy, make(BANDIT), held)
-        batch, logs, _ = online.shape(setup, load_models(form, policy, policy.reference()), State(), rows)
+        made = online.shape(setup, load_models(form, policy, policy.reference()), State(), rows)
+        batch, logs = made.batch, made.logs
     assert batch["group"].tolist() == [0, 0, 0, 1, 1, 2, 2, 2, 2, 3]
     means = {name: total / count for name, (total, count) in logs.items()}
     # 5 of 10 rows are right. Only group b spreads: its deviation with n - 1 is sqrt(0.5). a, c and d do not, though
@@ -488,7 +489,7 @@ def test_the_ledger_of_a_transformer_counts_weights_and_attended_positions(tmp_p
         (Role(source="init", fills="value"), "needs head=True"),
         (Role(source="init", fills="ref_logp", lr=1e-3), "has no term"),
         (Role(source="init", fills="ref_logp", head=True), "needs no head"),
-        (Role(source="init", fills="reward"), "a role can fill ref_logp, value"),
+        (Role(source="init", fills="reward"), "a role can fill ref_logp, rm_logp"),
         (Role(source="init", fills="model_reward", head=True, lr=1e-3), "has no term"),
     ],
 )
