@@ -167,6 +167,11 @@ def _task(spec: str, *, needs_answer: bool) -> Any:
     made = parse(spec, needs_answer=needs_answer)
     if made.name == "bandit":
         raise SettingError("the task bandit is for the table policy: its answers are no text to audit")
+    if any(getattr(one, "checker", "") == "python" for one in getattr(made, "members", (made,))):
+        raise SettingError(
+            "an audit writes answers, and cannot write programs: `truegain check` runs each row's own program against "
+            "its unit tests, and docs/sandbox.md says which cheats the sandbox is held to"
+        )
     return made
 
 

@@ -41,6 +41,10 @@ def check(
     files = [m for m in (made.members if isinstance(made, Mixture) else (made,)) if isinstance(m, FileTask)]
     if not files:
         raise SettingError(f"{task!r} names no data file; the problems of generated tasks are in one split each")
+    if keys and any(
+        one.checker != "exact" and one.size("train") and one.problem("train", 0).answer is None for one in files
+    ):
+        parse(task)  # a checker was asked for by name: the error says which column it lacks
     found = [_overlap(one) for one in contamination(made, n, common)]
     facts = [_file(one, keys) for one in files]
     over = any(one["share"] > max_share for one in found)
@@ -51,6 +55,9 @@ def check(
         _print(facts, found, n)
     if not ok:
         raise typer.Exit(FAILED)
+
+
+_LACKS = {"train": "nothing can be trained on", "dev": "no temperature can be chosen", "test": "no gain can be judged"}
 
 
 def _file(task: Any, keys: bool) -> dict[str, Any]:
@@ -78,6 +85,8 @@ def _print(facts: list[dict[str, Any]], found: list[dict[str, Any]], n: int) -> 
         to.print(printable(f"{one['file']}: {sizes}"))
         for note in one["notes"]:
             to.print("  " + printable(note))
+        for split in (name for name, count in one["problems"].items() if not count):
+            to.print(f"  no {split} problems, so {_LACKS[split]}: add rows, or name a file by {split}=FILE")
         for place, answer in (one["bad_keys"] or ())[:EXAMPLES]:
             to.print("  " + printable(f"{place}: the checker cannot read the answer {answer[:80]!r}"))
         if one["bad_keys"]:
