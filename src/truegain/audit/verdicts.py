@@ -17,7 +17,7 @@ UNFIT: Verdict = "unfit"
 UNSURE: Verdict = "cannot tell"
 SKIPPED: Verdict = "not checked"
 FALSE_ALARM = 0.005
-"""How likely a reward whose every rate is the tolerated one is called unfit, over all rates of an audit together."""
+"""How likely a reward whose every rate is the tolerated one is called unfit, over `Rules.tests` rates together."""
 
 
 @dataclass(frozen=True)
