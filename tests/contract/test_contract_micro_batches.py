@@ -125,7 +125,8 @@ def by_group(step: OptimiserStep) -> list[Tensor]:
 
 
 def only_live(step: OptimiserStep) -> list[Tensor]:
-    return [step.live["policy"].nonzero().flatten()]
+    # A fit of a reward model has no term of the policy.
+    return [step.live.get("policy", next(iter(step.live.values()))).nonzero().flatten()]
 
 
 def legal_cuts(form: Train | Fit) -> list[Any]:
@@ -143,9 +144,12 @@ def assert_equal(found: tuple[Tensor, list[Tensor]], wanted: tuple[Tensor, list[
 @every_form
 @pytest.mark.parametrize("seed", range(3))
 def test_the_size_of_a_micro_batch_changes_neither_loss_nor_gradient(form: Train | Fit, seed: int) -> None:
-    model = toy(seed)
-    steps, kept = steps_of(form, rollout_batch(seed, model))
-    wanted = loss_and_gradient(form, model, steps, kept, whole)
+    for drawn in range(seed, seed + 30, 3):  # rewards may happen to cancel: then the next draw is taken
+        model = toy(drawn)
+        steps, kept = steps_of(form, rollout_batch(drawn, model))
+        wanted = loss_and_gradient(form, model, steps, kept, whole)
+        if any(grad.abs().max() > 1e-4 for grad in wanted[1]):
+            break
     assert any(grad.abs().max() > 1e-4 for grad in wanted[1]), "nothing is trained, so nothing is compared"
     for cut in legal_cuts(form):
         assert_equal(loss_and_gradient(form, model, steps, kept, cut), wanted)

@@ -12,7 +12,7 @@ from truegain.core.batch import Batch
 from truegain.core.columns import COLUMNS, FACTS, GRADIENT, column
 from truegain.core.errors import WiringError
 
-LETTERS = set("BTSUMK")
+LETTERS = set("BTSUMKHC")
 
 
 @pytest.fixture

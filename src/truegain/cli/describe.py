@@ -81,7 +81,7 @@ def _suited(built: Sequence[Any]) -> str | None:
     from truegain.tasks import make
     from truegain.train.chain import check_form
 
-    specs = ["sort", "chain,style=trace", "calculator", "search,style=trace", "program", "bandit"]
+    specs = ["sort", "chain,style=trace", "calculator", "search,style=trace", "program", "calculation", "bandit"]
     if any(getattr(one, "segment", ()) for one in built):
         specs = [specs[1], specs[0], *specs[2:]]
     for spec in specs:

@@ -19,7 +19,7 @@ from truegain.methods import evaluation
 def objective_mismatch(
     downstream: tuple[str, ...] = ("gold",), alpha: float = 0.05, smooth: float = 0.15, across: bool = False
 ) -> Measure:
-    """Does what is wanted still rise with the reward? Over logs of runs; or do better reward models give better runs?
+    """Whether what is wanted still rises with the reward, over logs of runs; or better reward models give better runs.
 
     Reads the log.jsonl of one run or several. ``downstream`` names the metrics of its looks that are held against the
     proxy; ``alpha`` and ``smooth`` are those of `evaluation.objective_links`. With ``across`` it reads a line per run

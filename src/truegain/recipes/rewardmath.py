@@ -16,7 +16,7 @@ from truegain.methods import evaluation
     "steps of a process reward model are joined by `reward.aggregate_steps`",
 )
 def rewardmath(stored: bool = False) -> Study | Measure:
-    """How robust is a reward model: does the right solution score above all of many wrong ones, and at which rank?
+    """How robust a reward model is: whether the right solution scores above all of many wrong ones, and at which rank.
 
     Scores a file of pairs in TRL's columns (``--data``), those of one prompt being one problem, with the reward model
     or ensemble given as ``--model``. With ``stored`` it reads scores instead: lines of ``problem``, ``score`` and
