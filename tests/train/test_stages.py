@@ -238,8 +238,8 @@ def _squared(value: Any, target: Any) -> Any:
     return (value - target) ** 2 / 2
 
 
-for _private in ("_outcome", "_squared"):
-    REGISTRY.pop(next(name for name in REGISTRY if name.endswith(_private)))
+for _private in (_outcome, _squared):
+    del REGISTRY[spec_of(_private).full_name]
 
 
 def test_a_critic_learns_the_value_of_a_task_that_is_always_right(tmp_path: Path) -> None:
