@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from bench_arithmetic import online
-from side_by_side import in_turn, machine, ratios, table, write
+from side_by_side import ENVIRONMENT, in_turn, machine, ratios, table, write
 
 TASKS = ("chain,level=3,style=trace", "calculator", "program")
 MEANING = {
@@ -38,7 +39,10 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--only", nargs="+", default=None, metavar="RECIPE")
     options = parser.parse_args()
+    os.environ.update(ENVIRONMENT)  # no look-up of a model that is not there
     import torch
+
+    from truegain.core.errors import TruegainError
 
     torch.set_num_threads(1)
     found: dict[str, Any] = {"meaning": MEANING, "machine": machine(), "recipes": {}, "refused": {}}
@@ -53,11 +57,18 @@ def main() -> None:
                 found["refused"][name] = why
                 continue
             for label, one in ((f"grpo on {task}", online()["grpo"]), (name, form)):
-                if label not in sides:
-                    sides[label] = stack.enter_context(
-                        Stepper(one, task, Path(place) / label.replace(",", "-"), options)
+                if label in sides:
+                    continue
+                try:
+                    side = stack.enter_context(
+                        Stepper(one, task, Path(place) / str(len(sides) + len(found["refused"])), options)
                     )
-        seconds = in_turn({label: side.step for label, side in sides.items()}, options.repeats)
+                    side.step()  # what cannot run says so before anything is timed
+                except TruegainError as error:
+                    found["refused"][label] = str(error).partition(":")[0]
+                    continue
+                sides[label] = side
+        seconds = in_turn({label: side.step for label, side in sides.items()}, options.repeats, warm=0)
         for name, side in sides.items():
             if name.startswith("grpo on"):
                 continue
