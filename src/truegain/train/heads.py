@@ -17,7 +17,7 @@ from truegain.core.errors import DataError, RunError, WiringError
 from truegain.core.forms import Fit, members
 from truegain.policy.policy import Policy
 from truegain.train.dataset import example_of, in_order
-from truegain.train.learner import learning_rate, logp_pass, update
+from truegain.train.learner import logp_pass, set_rates, update
 from truegain.train.models import LOGPS, Model, load_models, width_of
 from truegain.train.offline import Example
 from truegain.train.pairs import resume_models, save_models
@@ -54,9 +54,7 @@ def fit_heads(
     saved, loop, place = step, form.loop, in_order(len(rows), seed)
     room = getattr(policy.model.config, "max_position_embeddings", None)
     while step < loop.steps and stop() is None:
-        for model in models.values():
-            for group in () if model.optimiser is None else model.optimiser.param_groups:
-                group["lr"] = learning_rate(loop, step, model.role.lr if model.role else None)
+        set_rates(models, loop, step)
         chosen = [rows[place(step * loop.prompts + i)] for i in range(loop.prompts)]
         examples = [example_of(policy, row, room) for row in chosen]
         facts = {"progress": step / loop.steps, "step_index": step, "max_tokens": loop.max_tokens}

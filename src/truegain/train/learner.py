@@ -46,6 +46,13 @@ def learning_rate(loop: Loop, step: int, peak: float | None = None) -> float:
     return peak
 
 
+def set_rates(models: Mapping[str, Model], loop: Loop, step: int) -> None:
+    """Give every optimiser the `learning_rate` of this step; a role's own ``lr`` is its peak."""
+    for model in models.values():
+        for group in () if model.optimiser is None else model.optimiser.param_groups:
+            group["lr"] = learning_rate(loop, step, model.role.lr if model.role else None)
+
+
 def token_counts(batch: Mapping[str, Tensor]) -> Tensor:
     """Completion tokens of each row [B], tool output included: up to the last turn's end."""
     inside = batch["turn"] >= 0

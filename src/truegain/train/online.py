@@ -25,7 +25,7 @@ from truegain.train.drawing import SEED_STRIDE as SEED_STRIDE
 from truegain.train.drawing import Draw, judge, problems, resample
 from truegain.train.folder import RunFolder
 from truegain.train.folds import begin_folds, run_folds
-from truegain.train.learner import costly_pass, learning_rate, logp_pass, update
+from truegain.train.learner import costly_pass, logp_pass, set_rates, update
 from truegain.train.ledger import Ledger, ModelCost, attended, model_cost, spend
 from truegain.train.memory import memory
 from truegain.train.models import Model, check_roles, load_models, optimisers_saved, restore_models, write_models
@@ -73,9 +73,7 @@ def train(setup: Setup, stop: Callable[[], str | None]) -> Iterator[dict[str, An
 def one_step(setup: Setup, models: Mapping[str, Model], state: State) -> dict[str, Any]:
     """Sample, judge, shape, learn and let the folds see it; ``state`` moves on. Returns the line to log."""
     began, form = time.perf_counter(), setup.form
-    for model in models.values():
-        for group in () if model.optimiser is None else model.optimiser.param_groups:
-            group["lr"] = learning_rate(form.loop, state.step, model.role.lr if model.role else None)
+    set_rates(models, form.loop, state.step)
     draw = Draw(setup, models, state, "sampled", "train")
     with memory("sampling", form.loop, state.step + 1):
         drawn = draw.fresh(form.loop.prompts)

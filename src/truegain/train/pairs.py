@@ -20,7 +20,7 @@ from truegain.policy.heads import at_last, token_values
 from truegain.policy.logprobs import token_logp
 from truegain.policy.policy import Policy
 from truegain.train import checkpoint
-from truegain.train.learner import cut_micro, learning_rate
+from truegain.train.learner import cut_micro, set_rates
 from truegain.train.models import Model, load_models, optimisers_saved, restore_models, width_of, write_models
 
 FROM_ROLE = {"reward": "model_reward", "ref_logp": "ref_logp"}
@@ -90,9 +90,7 @@ def fit_pairs(
         yield {"kind": "note", "step": step, "text": note}
     saved = step
     while step < form.loop.steps and stop() is None:
-        for model in models.values():
-            for group in () if model.optimiser is None else model.optimiser.param_groups:
-                group["lr"] = learning_rate(form.loop, step, model.role.lr if model.role else None)
+        set_rates(models, form.loop, step)
         first = step * form.loop.prompts
         chosen = [pairs[i] for i in drawn(len(pairs), first, form.loop.prompts, seed)]
         facts = {"progress": step / form.loop.steps, "step_index": step, "max_tokens": form.loop.max_tokens}
