@@ -25,7 +25,8 @@ from truegain.policy.tokenizer import character_tokenizer
 from truegain.recipes.bradley_terry_rm import bradley_terry_rm
 from truegain.tasks.pairs import PairFile
 from truegain.train.models import load_models
-from truegain.train.pairs import PairIds, drawn, fit_pairs, pair_ids, update_pairs
+from truegain.train.order import in_order
+from truegain.train.pairs import PairIds, fit_pairs, pair_ids, update_pairs
 
 
 def small_policy(seed: int = 0) -> Policy:
@@ -96,10 +97,11 @@ def test_how_a_batch_is_cut_does_not_change_the_step() -> None:
 
 
 def test_every_pair_comes_once_in_an_epoch_and_the_seed_decides_the_order() -> None:
-    whole = [i for first in range(0, 20, 4) for i in drawn(10, first, 4, seed=3)]
+    place = in_order(10, seed=3)
+    whole = [place(index) for index in range(20)]
     assert sorted(whole[:10]) == sorted(whole[10:]) == list(range(10))
     assert whole[:10] != whole[10:]
-    assert drawn(10, 0, 10, seed=3) != drawn(10, 0, 10, seed=4)
+    assert whole[:10] != [in_order(10, seed=4)(index) for index in range(10)]
 
 
 def test_the_order_of_the_members_of_a_pair_loss_and_log_probs_of_both_sides_are_given() -> None:

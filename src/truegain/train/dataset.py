@@ -12,14 +12,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from truegain.core.errors import DataError, WiringError
 from truegain.core.types import Pair, Problem, Rollout, Tree
 from truegain.policy.policy import Policy
-from truegain.train.drawing import SEED_STRIDE
 from truegain.train.folder import plain, read_lines, write_atomic
 from truegain.train.offline import Example
+from truegain.train.order import in_order
 from truegain.train.pairs import PAIR_IDS
 from truegain.train.tiny import demonstration_example
 
@@ -93,21 +91,6 @@ def pair_of(row: Mapping[str, Any]) -> Pair:
     prompt: Any = row["prompt"] if isinstance(row["prompt"], str) else tuple(row["prompt"])
     drawn = {name: row[name] for name in PAIR_IDS if name in row}
     return Pair(str(row.get("id", "")), prompt, row["chosen"], row["rejected"], drawn)
-
-
-def in_order(count: int, seed: int) -> Callable[[int], int]:
-    """Which of ``count`` rows is the index-th to be learned: all of them in a new order each epoch, by the seed."""
-    orders: dict[int, list[int]] = {}
-
-    def place(index: int) -> int:
-        epoch, at = divmod(index, count)
-        if epoch not in orders:
-            orders.clear()
-            generator = torch.Generator().manual_seed(seed * SEED_STRIDE + epoch)
-            orders[epoch] = torch.randperm(count, generator=generator).tolist()
-        return orders[epoch][at]
-
-    return place
 
 
 def examples_of(

@@ -22,10 +22,10 @@ from truegain.tasks.judges import make_judge
 from truegain.train.ledger import Ledger, ModelCost, attended, model_cost, spend
 from truegain.train.metering import metered
 from truegain.train.models import Model
+from truegain.train.order import SEED_STRIDE, in_order
 from truegain.train.setup import Setup, State, facts_of
 
 Stage = Literal["sampled", "resampled", "probed"]
-SEED_STRIDE = 1_000_003
 ROUNDS = 64
 
 
@@ -40,12 +40,8 @@ def problems(task: Task, split: Split, first: int, count: int, seed: int) -> lis
         return [task.problem(split, (seed + 1) * SEED_STRIDE + first + i) for i in range(count)]
     if size == 0:
         raise DataError(f"task {task.name!r} has no problem in its {split} split; give more data or other split files")
-    found: list[Problem] = []
-    for place in range(first, first + count):
-        epoch, at = divmod(place, size)
-        order = torch.randperm(size, generator=torch.Generator().manual_seed(seed * SEED_STRIDE + epoch))
-        found.append(task.problem(split, int(order[at])))
-    return found
+    place = in_order(size, seed)
+    return [task.problem(split, place(index)) for index in range(first, first + count)]
 
 
 @dataclass

@@ -16,10 +16,11 @@ from truegain.core.component import spec_of
 from truegain.core.errors import DataError, RunError, WiringError
 from truegain.core.forms import Fit, members
 from truegain.policy.policy import Policy
-from truegain.train.dataset import example_of, in_order
+from truegain.train.dataset import example_of
 from truegain.train.learner import logp_pass, set_rates, update
 from truegain.train.models import LOGPS, Model, load_models, width_of
 from truegain.train.offline import Example
+from truegain.train.order import in_order
 from truegain.train.pairs import resume_models, save_models
 
 Row = Mapping[str, Any]

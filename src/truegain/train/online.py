@@ -20,8 +20,8 @@ from truegain.core.errors import RunError, SettingError
 from truegain.core.forms import Train, members
 from truegain.core.types import Rollout, Task
 from truegain.policy.candidates import check_head
+from truegain.policy.policy import Policy
 from truegain.train import checkpoint
-from truegain.train.drawing import SEED_STRIDE as SEED_STRIDE
 from truegain.train.drawing import Draw, judge, problems, resample
 from truegain.train.folder import RunFolder
 from truegain.train.folds import begin_folds, run_folds
@@ -33,7 +33,7 @@ from truegain.train.setup import Setup, State, facts_of, form_now
 from truegain.train.shaping import check_columns, not_finite, renewed, shape
 from truegain.train.truth import look
 
-__all__ = ["SEED_STRIDE", "Setup", "check", "facts_of", "judge", "problems", "train"]
+__all__ = ["Setup", "check", "facts_of", "judge", "problems", "train"]
 
 
 def train(setup: Setup, stop: Callable[[], str | None]) -> Iterator[dict[str, Any]]:

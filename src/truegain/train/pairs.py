@@ -22,6 +22,7 @@ from truegain.policy.policy import Policy
 from truegain.train import checkpoint
 from truegain.train.learner import cut_micro, set_rates
 from truegain.train.models import Model, load_models, optimisers_saved, restore_models, width_of, write_models
+from truegain.train.order import in_order
 
 FROM_ROLE = {"reward": "model_reward", "ref_logp": "ref_logp"}
 """Columns of a side that a role gives, and what that role fills. ``logp`` is the policy's."""
@@ -71,11 +72,10 @@ def fit_pairs(
 ) -> Iterator[dict[str, Any]]:
     """Train the policy and the form's roles in place by its pair losses; yield a line per optimiser step.
 
-    A step takes ``loop.prompts`` pairs; pair ``i`` of the fit is in epoch ``i // len(pairs)``, each epoch in an order
-    of its own that ``seed`` decides. ``begin`` sets up fresh models; ``hold`` is handed them, fresh or
-    resumed. ``folder/checkpoints`` gets a checkpoint every ``loop.save_every`` steps and when ``stop`` has a reason;
-    the same folder goes on. Raises WiringError for a column that nobody gives, RunError before a weight is touched for
-    a loss that is not finite.
+    A step takes ``loop.prompts`` pairs, in the order of `in_order`. ``begin`` sets up fresh models; ``hold`` is handed
+    them, fresh or resumed. ``folder/checkpoints`` gets a checkpoint every ``loop.save_every`` steps and when ``stop``
+    has a reason; the same folder goes on. Raises WiringError for a column that nobody gives, RunError before a weight
+    is touched for a loss that is not finite.
     """
     check_pairs(form)
     if not pairs:
@@ -88,11 +88,11 @@ def fit_pairs(
     hold(models)
     for note in notes:
         yield {"kind": "note", "step": step, "text": note}
-    saved = step
+    saved, place = step, in_order(len(pairs), seed)
     while step < form.loop.steps and stop() is None:
         set_rates(models, form.loop, step)
         first = step * form.loop.prompts
-        chosen = [pairs[i] for i in drawn(len(pairs), first, form.loop.prompts, seed)]
+        chosen = [pairs[place(first + i)] for i in range(form.loop.prompts)]
         facts = {"progress": step / form.loop.steps, "step_index": step, "max_tokens": form.loop.max_tokens}
         try:
             line = update_pairs(form, models, chosen, facts)
@@ -121,21 +121,6 @@ def check_pairs(form: Fit) -> None:
     heads = [name for name, role in form.roles.items() if role.head]
     if len(heads) > 1:
         raise WiringError(f"a Fit on pairs trains one head at a time, not {', '.join(heads)}: fit members one by one")
-
-
-def drawn(count: int, first: int, size: int, seed: int) -> list[int]:
-    """Which of ``count`` pairs are numbers ``first`` to ``first + size - 1`` of the fit: epoch after epoch, shuffled.
-
-    >>> sorted(drawn(4, 0, 4, seed=1)), drawn(4, 2, 4, seed=1) == drawn(4, 0, 6, seed=1)[2:]
-    ([0, 1, 2, 3], True)
-    """
-    out: list[int] = []
-    while len(out) < size:
-        epoch, at = divmod(first + len(out), count)
-        rng = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
-        order = torch.randperm(count, generator=rng)
-        out += order[at : at + size - len(out)].tolist()
-    return out
 
 
 def update_pairs(form: Fit, models: Mapping[str, Model], pairs: Sequence[PairIds], facts: Facts) -> dict[str, float]:

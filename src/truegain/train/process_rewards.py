@@ -9,21 +9,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
+from truegain.core.batch import Batch
 from truegain.core.component import Member
 from truegain.core.errors import DataError
-from truegain.core.forms import Role
+from truegain.core.forms import Loop, Role
 from truegain.core.types import Sampling, Task
 from truegain.methods.evaluation import Estimate, rank_accuracy
 from truegain.policy.policy import Policy
 from truegain.rollout.batch import to_columns
 from truegain.rollout.collect import collect, score_rollouts
 from truegain.rollout.engines import engine_for
-from truegain.rollout.segment import token_spans
 from truegain.train.learner import value_pass
 from truegain.train.models import frozen_models
-from truegain.train.shaping import at_step_ends
+from truegain.train.shaping import at_step_ends, own_spans, segmented
 from truegain.train.truth import fixed_problems
 
 
@@ -60,14 +59,8 @@ def ranked(
     rows = [r for r in score_rollouts(task, drawn) if "correct" in r.facts and r.ids]
     if not rows:
         raise DataError(f"no completion of task {task.name!r} could be judged, so nothing can be said of the model")
-    from truegain.core.batch import Batch
-    from truegain.core.forms import Loop
-
     batch = Batch(**to_columns(rows))
-    ids = torch.full(batch["mask"].shape, -1)
-    for i, row in enumerate(rows):
-        spans = [s if m else (-1, -1) for s, m in zip(token_spans(row.ids, policy.decode), row.mask, strict=True)]
-        ids[i, : len(row.ids)] = torch.tensor(segment(row.text, spans))
+    ids = segmented(segment, rows, own_spans(rows, policy.decode), batch["mask"])
     scores = value_pass(models["steps"], [r.prompt_ids for r in rows], batch, Loop(), after=True)
     table = at_step_ends(scores, ids).double().numpy()
     numbers: dict[str, int] = {}

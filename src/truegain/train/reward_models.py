@@ -144,19 +144,22 @@ def _fit_one(
     ids: list[PairIds] = [pair_ids(policy, pair) for pair in train]
     place, seed = _work(plan, number), plan.seed + number
     kept: dict[str, Model] = {}
+    how: dict[str, Any] = {"seed": seed, "stop": stop, "begin": draw_heads(seed), "hold": kept.update}
+    for line in fit_pairs(form, policy, ids, place, **how):
+        yield {**line, "member": number, "of": plan.members, "steps": form.loop.steps}
+    if stop() is None:
+        _write(_unfinished(plan, number), kept)
+
+
+def draw_heads(seed: int) -> Callable[[Mapping[str, Model]], None]:
+    """What draws the weights of every head that is trained, by `draw_head`."""
 
     def begin(models: Mapping[str, Model]) -> None:
         for model in models.values():
             if model.head is not None and model.optimiser is not None:
                 draw_head(model.head, seed)
 
-    def hold(models: Mapping[str, Model]) -> None:
-        kept.update(models)
-
-    for line in fit_pairs(form, policy, ids, place, seed=seed, stop=stop, begin=begin, hold=hold):
-        yield {**line, "member": number, "of": plan.members, "steps": form.loop.steps}
-    if stop() is None:
-        _write(_unfinished(plan, number), kept)
+    return begin
 
 
 def draw_head(head: ScalarHead, seed: int) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -12,7 +12,7 @@ from truegain.core import arithmetic, segments
 from truegain.core.arithmetic import Logs, merge
 from truegain.core.batch import Batch
 from truegain.core.columns import COLUMNS, COSTLY
-from truegain.core.component import call, spec_of
+from truegain.core.component import Member, call, spec_of
 from truegain.core.errors import WiringError
 from truegain.core.forms import Train, members
 from truegain.core.types import Rollout
@@ -79,19 +79,29 @@ def add_segments(setup: Setup, batch: Batch, rollouts: Sequence[Rollout]) -> Bat
     """The form's segments as id columns, -1 on tokens that the policy did not choose."""
     if not setup.form.segment:
         return batch
-    mask = batch["mask"].cpu()
-    spans = [token_spans(r.ids, setup.policy.decode) for r in rollouts]
-    found: dict[str, Tensor] = {}
-    for name, member in setup.form.segment.items():
-        ids = torch.full(mask.shape, -1)
-        for i, (rollout, span) in enumerate(zip(rollouts, spans, strict=True)):
-            # Tokens of tools are outside, so that a step never holds what the policy did not write.
-            own = [place if chosen else (-1, -1) for place, chosen in zip(span, rollout.mask, strict=True)]
-            value, _ = call(member, {"text": rollout.text, "spans": own}, {})  # pyright: ignore[reportArgumentType]
-            ids[i, : len(span)] = torch.tensor(value, dtype=torch.long)
-        found[name] = ids.to(batch["mask"].device)
+    spans = own_spans(rollouts, setup.policy.decode)
+    found = {name: segmented(m, rollouts, spans, batch["mask"]) for name, m in setup.form.segment.items()}
     columns = {**batch, **found} if "turn" in found else None
     return Batch(**columns) if columns is not None else batch.add(**found)
+
+
+def own_spans(rollouts: Sequence[Rollout], decode: Callable[[Sequence[int]], str]) -> list[list[tuple[int, int]]]:
+    """Character spans of every token; (-1, -1) for tools' tokens, so that a step holds only what the policy wrote."""
+    return [
+        [place if chosen else (-1, -1) for place, chosen in zip(token_spans(r.ids, decode), r.mask, strict=True)]
+        for r in rollouts
+    ]
+
+
+def segmented(
+    member: Member, rollouts: Sequence[Rollout], spans: Sequence[Sequence[tuple[int, int]]], mask: Tensor
+) -> Tensor:
+    """What a segment component makes of the rollouts: an id per token, -1 outside, as wide as ``mask`` [B,T]."""
+    ids = torch.full(mask.shape, -1)
+    for i, (rollout, own) in enumerate(zip(rollouts, spans, strict=True)):
+        value, _ = call(member, {"text": rollout.text, "spans": own}, {})
+        ids[i, : len(own)] = torch.tensor(value, dtype=torch.long)
+    return ids.to(mask.device)
 
 
 def add_models(form: Train, models: Mapping[str, Model], batch: Batch, prompts: Sequence[tuple[int, ...]]) -> Batch:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,7 +23,7 @@ from truegain.train.memory import memory_for
 from truegain.train.models import Model, left_by
 from truegain.train.offline import Example
 from truegain.train.pairs import check_pairs, fit_pairs, pair_ids
-from truegain.train.reward_models import draw_head
+from truegain.train.reward_models import draw_heads
 from truegain.train.stages.stage import Event, Stage, finish, put
 from truegain.train.tiny import demonstration_example
 
@@ -53,13 +53,8 @@ def _models(stage: Stage, stop: StopSignal) -> Iterator[Event]:
         at = last.step if last else 0
         folder.rewind(at)
         yield {"kind": "begin", "total": form.loop.steps, "unit": "steps", "done": at}
-
-        def begin(models: Mapping[str, Model]) -> None:
-            for model in models.values():
-                if model.head is not None and model.optimiser is not None:
-                    draw_head(model.head, stage.drawn_with)
-
-        how: dict[str, Any] = {"seed": stage.drawn_with, "stop": stop.reason, "begin": begin, "hold": kept.update}
+        seed = stage.drawn_with
+        how: dict[str, Any] = {"seed": seed, "stop": stop.reason, "begin": draw_heads(seed), "hold": kept.update}
         if form.pair:
             lines = fit_pairs(form, policy, [pair_ids(policy, pair_of(row)) for row in rows], stage.place, **how)
         else:
