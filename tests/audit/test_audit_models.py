@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 
 from truegain.audit import Plan, Rules, Subject, audit, problems_of
+from truegain.cli import audit as command_room
 from truegain.cli.__main__ import main
 from truegain.policy.heads import ScalarHead
 from truegain.policy.policy import Policy
@@ -53,6 +55,7 @@ def test_scores_are_distances_from_the_prompts_own_reference(untrained: Path) ->
     assert after == pytest.approx([b - o for b, o in zip(before, own, strict=True)], abs=1e-4)
 
 
+@pytest.mark.slow
 def test_a_reward_model_that_knows_nothing_is_not_fit(untrained: Path) -> None:
     task = make("add")
     with Subject(str(untrained), is_task=False, is_model=True, deadline=60.0, count=2) as subject:
@@ -69,3 +72,15 @@ def test_a_folder_without_a_head_and_a_model_without_problems_are_refused(
     assert f"holds no {HEAD}" in capsys.readouterr().err
     assert main(["audit", str(untrained)]) == 2
     assert "is a reward model and needs --data" in capsys.readouterr().err
+
+
+def test_the_command_audits_a_folder_and_exits_with_1_where_it_knows_nothing(
+    untrained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, few in (("DRAWN", 4), ("SAMPLES", 8), ("QUICK_PROBLEMS", 1)):
+        monkeypatch.setattr(command_room, name, few)
+    command = ["audit", str(untrained), "--data", "add", "--quick", "--problems", "2", "--deadline", "60"]
+    assert main([*command, "--max-seconds", "15", "--json"]) == 1
+    found = json.loads(capsys.readouterr().out)
+    assert found["subject"] == {"name": str(untrained), "kind": "model", "fact": None} and found["verdict"] != "fit"

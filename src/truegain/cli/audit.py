@@ -70,13 +70,7 @@ def audit(
 
         if form is not None and form not in FORMS:
             raise SettingError(f"unknown form {form!r}{nearest(form, set(FORMS))}; there are {', '.join(FORMS)}")
-        is_model = _is_reward_model(subject)
-        is_task = not is_model and not _is_function(subject)
-        if is_task and data is not None:
-            raise SettingError("--data is for functions and reward models; a task brings its own problems")
-        if not is_task and data is None:
-            what = "a reward model" if is_model else "a function"
-            raise SettingError(f"{subject!r} is {what} and needs --data: a file or a task with its problems")
+        is_task, is_model = _kind(subject, data)
         spec = _admitted(subject if is_task else str(data))
         late = deadline if deadline is not None else (2.0 if quick else 5.0)
         rules = room.Rules(bound=0.10 if quick else 0.05, deadline=late, slow=slow)
@@ -96,25 +90,14 @@ def audit(
         made = room.Subject(
             spec if is_task else subject,
             is_task=is_task,
+            is_model=is_model,
             fact=fact,
             deadline=late,
             count=_workers(spec if is_task else ""),
         )
+        given = {"second": second, "labelled": evidence[0], "sampled": evidence[1], "draw": drawer}
         with made:
-            found = _driven(
-                room.audit(
-                    made,
-                    task,
-                    asked,
-                    rules,
-                    plan,
-                    second=second,
-                    labelled=evidence[0],
-                    sampled=evidence[1],
-                    draw=drawer,
-                ),
-                shown,
-            )
+            found = _driven(room.audit(made, task, asked, rules, plan, **given), shown)
         if second is not None:
             second.close()
         from truegain import report
@@ -127,6 +110,18 @@ def audit(
         console().print(f"page: {where}", style="dim")
     if found["verdict"] != "fit":
         raise typer.Exit(FAILED)
+
+
+def _kind(subject: str, data: str | None) -> tuple[bool, bool]:
+    """Whether the subject is a task, and whether a reward model. Raises SettingError where --data does not fit."""
+    is_model = _is_reward_model(subject)
+    is_task = not is_model and not _is_function(subject)
+    if is_task and data is not None:
+        raise SettingError("--data is for functions and reward models; a task brings its own problems")
+    if not is_task and data is None:
+        what = "a reward model" if is_model else "a function"
+        raise SettingError(f"{subject!r} is {what} and needs --data: a file or a task with its problems")
+    return is_task, is_model
 
 
 def _is_function(name: str) -> bool:
