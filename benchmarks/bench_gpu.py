@@ -16,6 +16,7 @@ import time
 import warnings
 from collections.abc import Callable
 from typing import Any
+from unittest import mock
 
 import torch
 from side_by_side import Side, Worker, asked, in_turn, machine, ratios, spread, table, write
@@ -24,6 +25,7 @@ from workload import Work, prompt_of, tokenizer_of
 from truegain.core.types import Request, Sampling
 from truegain.policy.logprobs import token_logp
 from truegain.policy.policy import Policy
+from truegain.rollout import cached
 from truegain.rollout.engines import engine_for
 
 # Qwen2-0.5B's sizes; 16 prompts of 128 tokens, 8 completions of 128 tokens each
@@ -31,6 +33,7 @@ WORK = Work(layers=24, width=896, inner=4864, heads=14, vocabulary=151_936, star
 KV_HEADS = 2
 MEANING = {
     "decode.speedup": "seconds of transformers' generate over ours: the same prompts, the same number of drawn tokens",
+    "decode.graphs": "seconds of ours without CUDA graphs over ours with them",
     "decode.share_of_bandwidth": "bytes that have to be read per second (weights once per token position, keys and "
     "values of every row, a shared prompt's once) over the bytes per second of a copy on the same card",
     "update.share_of_mm": "operations per second of forward and backward over those of torch.mm at 8192 x 4096 x 4096",
@@ -125,8 +128,13 @@ def decode(policy: Policy, repeats: int, bandwidth: float) -> dict[str, Any]:
         with torch.inference_mode():
             return model.generate(ids, attention_mask=torch.ones_like(ids), pad_token_id=0, **plain)
 
+    def ours(record: Callable[[Any], Any]) -> float:
+        with mock.patch.object(cached, "record", record):
+            return seconds_of(lambda: engine.generate(requests, Sampling(tokens)))
+
     works = {
-        "ours": lambda: seconds_of(lambda: engine.generate(requests, Sampling(tokens))),
+        "ours": lambda: ours(cached.record),
+        "no graphs": lambda: ours(lambda work: work),
         "transformers": lambda: seconds_of(generate),
     }
     seconds = in_turn(works, repeats)
@@ -135,6 +143,7 @@ def decode(policy: Policy, repeats: int, bandwidth: float) -> dict[str, Any]:
     read = 2 * weights_of(model) * tokens + own + tokens * WORK.prompts * WORK.start * slot
     return {
         "speedup": ratios(seconds["transformers"], seconds["ours"]),
+        "graphs": ratios(seconds["no graphs"], seconds["ours"]),
         "share_of_bandwidth": spread([read / s / bandwidth for s in seconds["ours"]]),
         "seconds": spread(seconds["ours"]),
     }

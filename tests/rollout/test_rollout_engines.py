@@ -125,6 +125,23 @@ def test_a_small_memory_bound_changes_nothing_but_the_number_of_chunks(monkeypat
     assert calls[0] == len(REQUESTS) and len(calls) > 3 and sum(calls[1:]) == len(REQUESTS)
 
 
+@pytest.mark.parametrize("kind", FAMILIES)
+@pytest.mark.parametrize("rows", [slice(None), slice(0, 4), slice(7, 9)])
+def test_steps_over_windows_of_slots_draw_the_same(kind: str, rows: slice, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a CUDA card, where every window is recorded as a graph; here the recorded work is done as it stands."""
+    from truegain.rollout import cached
+
+    plain = engine(kind, frozenset({5, 11, 17})).generate(REQUESTS[rows], SAMPLING)
+    recorded: list[Any] = []
+    monkeypatch.setattr(cached, "is_windowed", lambda _: True)
+    monkeypatch.setattr(cached, "record", lambda work: recorded.append(work) or work)
+    monkeypatch.setattr(cached, "WINDOW", 7)
+    monkeypatch.setattr(cached, "RECORD_FROM", 3)
+    windowed = engine(kind, frozenset({5, 11, 17})).generate(REQUESTS[rows], SAMPLING)
+    assert windowed == [pytest_close(sample) for sample in plain]
+    assert recorded or max(len(sample.ids) for sample in plain) < 3
+
+
 def test_requests_with_one_trunk_share_one_prefill(monkeypatch: pytest.MonkeyPatch) -> None:
     from truegain.rollout.cached import LlamaDecoder
 
@@ -171,7 +188,7 @@ def test_when_finished_rows_leave_does_not_matter(compact_at: float, monkeypatch
 
     e = engine("llama", frozenset({5, 11, 17}))
     usual = e.generate(REQUESTS * 3, SAMPLING)
-    monkeypatch.setattr(loop, "COMPACT_AT", compact_at)
+    monkeypatch.setattr(loop, "COMPACT_AT", {"cpu": compact_at})
     assert [s.ids for s in e.generate(REQUESTS * 3, SAMPLING)] == [s.ids for s in usual]
 
 

@@ -38,7 +38,7 @@ def build_index() -> dict[str, Any]:
     from truegain.core.component import REGISTRY
     from truegain.core.system import SYSTEMS
 
-    _import_rooms()
+    import_rooms()
     ours = [s for s in SYSTEMS.values() if s.recipe.__module__.startswith("truegain.")]
     specs = [s for s in REGISTRY.values() if s.function.__module__.startswith("truegain.")]
     components = [
@@ -56,7 +56,8 @@ def build_index() -> dict[str, Any]:
     return {"systems": [_system(s) for s in sorted(ours, key=lambda s: (s.slot, s.name))], "components": components}
 
 
-def _import_rooms() -> None:
+def import_rooms() -> None:
+    """Import every methods room and recipe, so that all components and systems are registered."""
     import truegain.methods
     import truegain.recipes
     import truegain.rollout.segment

@@ -2,10 +2,14 @@
 
 Drawing tokens is bound by the memory that attention reads. So rows that share a trunk share its keys and values, too
 (`truegain.rollout.shared`), and only what a row read by itself is kept per row.
+
+On a CUDA card, small products leave the card waiting for Python. There a step reads a whole window of slots, those
+that are not filled yet under a mask, so that all steps of a window are one CUDA graph.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +23,9 @@ from truegain.rollout.shared import KeysValues, Shared, mixture, share
 
 # With fewer rows per trunk, trunks are copied to their rows: one product over more memory is then cheaper than two
 SHARED_FROM = 2
+# Slots of a window, and the fewest steps left in one that are worth the two steps that recording takes
+WINDOW = 256
+RECORD_FROM = 8
 
 
 @dataclass
@@ -27,6 +34,9 @@ class Cache:
 
     ``bias`` [B, R] is -inf at filled slots that a row must not look at (None: there are none). ``place`` [B] is the
     position of the next token. A slot says nothing of a position, as keys are rotated before they are kept.
+
+    Where steps are windowed, ``slot`` [1] is ``used`` on the device, ``bias`` is -inf at the slots to come, too, and
+    ``recorded`` the step of the window that was read last.
     """
 
     blocks: list[KeysValues]
@@ -35,6 +45,35 @@ class Cache:
     place: Tensor
     rope: tuple[Tensor, Tensor]
     shared: Shared | None
+    slot: Tensor | None = None
+    recorded: Recorded | None = None
+
+    def end(self) -> int:
+        """How many slots the next step reads: those filled and its own, or the window up to there."""
+        if self.slot is None:
+            return self.used + 1
+        return min(self.blocks[0][0].shape[2], (self.used // WINDOW + 1) * WINDOW)
+
+
+@dataclass
+class Recorded:
+    """The step of a window that ends at slot ``end``: ``replay()`` reads ``tokens`` [B] and leaves ``logits`` [B, V].
+
+    ``replay`` is None until a first step has been run as it is, which prepares what a CUDA graph cannot record.
+    """
+
+    end: int
+    tokens: Tensor
+    logits: Tensor
+    replay: Callable[[], None] | None = None
+
+    def read(self, tokens: Tensor, step: Callable[[Tensor], Tensor]) -> Tensor:
+        """The logits of ``step(tokens)``, which is recorded at the first call."""
+        if self.replay is None:
+            self.replay = record(lambda: self.logits.copy_(step(self.tokens)))
+        self.tokens.copy_(tokens)
+        self.replay()
+        return self.logits
 
 
 class LlamaDecoder:
@@ -45,6 +84,7 @@ class LlamaDecoder:
         embedding = model.model.embed_tokens.weight
         self.device, self.vocabulary, self.dtype = embedding.device, embedding.shape[0], compute_dtype(embedding)
         self.grouped, self.scale = self.shape.heads != self.shape.kv_heads, self.shape.size**-0.5
+        self.windowed = is_windowed(self.device)
 
     def cost(self, rows: int, trunks: int, given: tuple[int, int], room: int) -> int:
         """Bytes of the cache of so many rows, whose longest trunk and longest suffix are ``given``."""
@@ -61,6 +101,8 @@ class LlamaDecoder:
         hidden, blocks = self._read_trunks(trunks, rope)
         last = hidden[of, (cut - 1).clamp(min=0)]
         trunk_bias, own_bias = self._behind(cut, trunks.shape[1], 0), self._behind(length, longest, room)
+        if self.windowed:
+            own_bias[:, longest:] = float("-inf")
         if len(of) >= SHARED_FROM * len(trunks):
             memory = self._memory(len(of), longest + room)
             cache = Cache(memory, 0, _or_none(own_bias), cut, rope, share(blocks, of, _or_none(trunk_bias)))
@@ -75,6 +117,8 @@ class LlamaDecoder:
             ends = hidden[torch.arange(len(of), device=self.device), (length - 1).clamp(min=0)]
             last = torch.where((length > 0)[:, None], ends, last)
             cache.used, cache.place = cache.used + longest, cut + length
+        if self.windowed:
+            cache.slot = torch.tensor([cache.used], device=self.device)
         return cache, F.linear(last, *self.weights.head)
 
     @property
@@ -84,27 +128,50 @@ class LlamaDecoder:
 
     def step(self, state: Cache, tokens: Tensor, steer: Steer | None = None) -> Tensor:
         """See `truegain.rollout.loop.Decoder`."""
-        heads, size, slot, count = self.shape.kv_heads, self.shape.size, state.used, len(tokens)
+        end, recorded = state.end(), state.recorded
+        if recorded is not None and recorded.end != end:
+            recorded = None
+        if state.slot is None or steer is not None or (recorded is None and end - state.used < RECORD_FROM):
+            logits = self._read_token(state, tokens, end, steer)
+        elif recorded is None:
+            logits = self._read_token(state, tokens, end, None)
+            state.recorded = Recorded(end, tokens.clone(), logits)
+        else:
+            logits = recorded.read(tokens, lambda given: self._read_token(state, given, end, None))
+        state.used += 1
+        return logits
+
+    def _read_token(self, state: Cache, tokens: Tensor, end: int, steer: Steer | None) -> Tensor:
+        """Logits [B, V] behind tokens [B], which look at the slots before ``end``."""
+        heads, size, count, slot = self.shape.kv_heads, self.shape.size, len(tokens), state.slot
         rows, each, shared = count * heads, self.shape.heads // heads, state.shared
         bias, beta = state.place.new_zeros((1, 1, 1), dtype=self.dtype), 0
         if state.bias is not None:
-            bias, beta = state.bias[:, None, : slot + 1].repeat_interleave(heads, 0), 1
+            if slot is not None:
+                state.bias.index_fill_(1, slot, 0)
+            bias, beta = state.bias[:, None, :end].repeat_interleave(heads, 0), 1
 
         def attend(index: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             # For one query, plain batched products are several times faster than scaled_dot_product_attention on a CPU
             keys, values = (memory.view(rows, -1, size) for memory in state.blocks[index])
-            keys[:, slot], values[:, slot] = k.reshape(rows, size), v.reshape(rows, size)
-            keys, values, q = keys[:, : slot + 1], values[:, : slot + 1], q.reshape(rows, each, size)
+            for memory, new in ((keys, k), (values, v)):
+                if slot is None:
+                    memory[:, state.used] = new.reshape(rows, size)
+                else:
+                    memory.index_copy_(1, slot, new.reshape(rows, 1, size))
+            keys, values, q = keys[:, :end], values[:, :end], q.reshape(rows, each, size)
             scores = torch.baddbmm(bias, q, keys.transpose(1, 2), beta=beta, alpha=self.scale)
             if shared is None:
                 return mixture(scores.softmax(-1), values).view(count, -1)
             p = torch.cat((scores, shared.scores(index, q, self.scale)), -1).softmax(-1)
-            mixed = shared.mixed(index, p[..., slot + 1 :])
-            return mixed.add_(mixture(p[..., : slot + 1], values)).view(count, -1)
+            mixed = shared.mixed(index, p[..., end:])
+            return mixed.add_(mixture(p[..., :end], values)).view(count, -1)
 
         rope = (state.rope[0][state.place], state.rope[1][state.place])
         hidden = run(self.weights, self.shape, embedded(self.model, tokens), rope, attend, steer)
-        state.used, state.place = slot + 1, state.place + 1
+        state.place.add_(1)
+        if slot is not None:
+            slot.add_(1)
         return F.linear(hidden, *self.weights.head)
 
     def select(self, state: Cache, rows: Tensor) -> Cache:
@@ -116,7 +183,7 @@ class LlamaDecoder:
         blocks = [(keys[: len(rows)], values[: len(rows)]) for keys, values in state.blocks]
         bias = None if state.bias is None else state.bias[rows]
         shared = None if state.shared is None else state.shared.select(rows)
-        return Cache(blocks, used, bias, state.place[rows], state.rope, shared)
+        return Cache(blocks, used, bias, state.place[rows], state.rope, shared, state.slot)
 
     def _read_trunks(self, tokens: Tensor, rope: tuple[Tensor, Tensor]) -> tuple[Tensor, list[KeysValues]]:
         """Hidden states [N, P, d] of right-padded trunks [N, P], and their keys and values."""
@@ -160,7 +227,9 @@ class LlamaDecoder:
 
     def _memory(self, rows: int, slots: int) -> list[KeysValues]:
         shape, how = (rows, self.shape.kv_heads, slots, self.shape.size), {"dtype": self.dtype, "device": self.device}
-        return [(torch.empty(shape, **how), torch.empty(shape, **how)) for _ in self.weights.layers]
+        # A masked slot is multiplied, too: what stands in it has to be a number
+        make = torch.zeros if self.windowed else torch.empty
+        return [(make(shape, **how), make(shape, **how)) for _ in self.weights.layers]
 
     def _behind(self, count: Tensor, filled: int, room: int) -> Tensor:
         """[B, filled + room]: -inf at the filled slots behind a row's ``count``, 0 elsewhere."""
@@ -171,3 +240,16 @@ class LlamaDecoder:
 
 def _or_none(bias: Tensor) -> Tensor | None:
     return bias if bool(bias.any()) else None
+
+
+def is_windowed(device: torch.device) -> bool:
+    """Whether steps read whole windows, to be recorded."""
+    return device.type == "cuda"
+
+
+def record(work: Callable[[], Any]) -> Callable[[], None]:
+    """A CUDA graph of the work, which is not done now."""
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        work()
+    return graph.replay

@@ -17,8 +17,9 @@ from truegain.rollout.sampler import draw
 from truegain.rollout.steering import Samplers
 from truegain.rollout.stops import StopWatch
 
-# Rows that have ended keep their place until this share of the rows is left: leaving costs a copy of the cache
-COMPACT_AT = 0.75
+# Rows that have ended keep their place until this share of the rows is left: leaving costs a copy of the cache, and on
+# a card that the step is recorded anew
+COMPACT_AT = {"cpu": 0.75, "cuda": 0.5}
 _REASONS: tuple[Stop, ...] = ("length", "eos", "stop")
 
 
@@ -82,7 +83,7 @@ def draw_rows(
         left = int(going.sum())
         if left == 0 or t + 1 == room:
             break
-        if left <= COMPACT_AT * len(going):
+        if left <= COMPACT_AT.get(device.type, 0.75) * len(going):
             keep = going.nonzero()[:, 0]
             state = decoder.select(state, keep)
             live, tokens, chance, going = live[keep], tokens[keep], chance[:, keep], going[keep]

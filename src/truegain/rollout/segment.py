@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from itertools import accumulate
 
-from truegain.core.component import component
+import torch
+from torch import Tensor
+
+from truegain.core.component import Member, call, component
 from truegain.core.errors import SettingError
+from truegain.core.types import Rollout
 
 Span = tuple[int, int]
 # What a tokenizer writes for bytes that are not, or not yet, a character
@@ -124,3 +128,22 @@ def _ends_of_prefixes(ids: Sequence[int], decode: Callable[[Sequence[int]], str]
 def _shared(prefix: str, text: str) -> int:
     """How many characters the two have in common at their beginning."""
     return next((i for i, (a, b) in enumerate(zip(prefix, text, strict=False)) if a != b), min(len(prefix), len(text)))
+
+
+def own_spans(rollouts: Sequence[Rollout], decode: Callable[[Sequence[int]], str]) -> list[list[tuple[int, int]]]:
+    """Character spans of every token; (-1, -1) for tools' tokens, so that a step holds only what the policy wrote."""
+    return [
+        [place if chosen else (-1, -1) for place, chosen in zip(token_spans(r.ids, decode), r.mask, strict=True)]
+        for r in rollouts
+    ]
+
+
+def segmented(
+    member: Member, rollouts: Sequence[Rollout], spans: Sequence[Sequence[tuple[int, int]]], mask: Tensor
+) -> Tensor:
+    """What a segment component makes of the rollouts: an id per token, -1 outside, as wide as ``mask`` [B,T]."""
+    ids = torch.full(mask.shape, -1)
+    for i, (rollout, own) in enumerate(zip(rollouts, spans, strict=True)):
+        value, _ = call(member, {"text": rollout.text, "spans": own}, {})
+        ids[i, : len(own)] = torch.tensor(value, dtype=torch.long)
+    return ids.to(mask.device)

@@ -20,9 +20,10 @@ from truegain.policy.policy import Policy
 from truegain.rollout.batch import to_columns
 from truegain.rollout.collect import collect, score_rollouts
 from truegain.rollout.engines import engine_for
+from truegain.rollout.segment import own_spans, segmented
 from truegain.train.learner import value_pass
 from truegain.train.models import frozen_models
-from truegain.train.shaping import at_step_ends, own_spans, segmented
+from truegain.train.shaping import at_step_ends
 from truegain.train.truth import fixed_problems
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -12,13 +12,13 @@ from truegain.core import arithmetic, segments
 from truegain.core.arithmetic import Logs, merge
 from truegain.core.batch import Batch
 from truegain.core.columns import COLUMNS, COSTLY
-from truegain.core.component import Member, call, spec_of
+from truegain.core.component import call, spec_of
 from truegain.core.errors import WiringError
 from truegain.core.forms import Train, members
 from truegain.core.types import Rollout
 from truegain.policy.heads import at_last
 from truegain.rollout.batch import to_columns
-from truegain.rollout.segment import token_spans
+from truegain.rollout.segment import own_spans, segmented
 from truegain.tasks import NAMES, make
 from truegain.train.drawing import Draw
 from truegain.train.learner import logp_pass, token_counts, value_pass
@@ -83,25 +83,6 @@ def add_segments(setup: Setup, batch: Batch, rollouts: Sequence[Rollout]) -> Bat
     found = {name: segmented(m, rollouts, spans, batch["mask"]) for name, m in setup.form.segment.items()}
     columns = {**batch, **found} if "turn" in found else None
     return Batch(**columns) if columns is not None else batch.add(**found)
-
-
-def own_spans(rollouts: Sequence[Rollout], decode: Callable[[Sequence[int]], str]) -> list[list[tuple[int, int]]]:
-    """Character spans of every token; (-1, -1) for tools' tokens, so that a step holds only what the policy wrote."""
-    return [
-        [place if chosen else (-1, -1) for place, chosen in zip(token_spans(r.ids, decode), r.mask, strict=True)]
-        for r in rollouts
-    ]
-
-
-def segmented(
-    member: Member, rollouts: Sequence[Rollout], spans: Sequence[Sequence[tuple[int, int]]], mask: Tensor
-) -> Tensor:
-    """What a segment component makes of the rollouts: an id per token, -1 outside, as wide as ``mask`` [B,T]."""
-    ids = torch.full(mask.shape, -1)
-    for i, (rollout, own) in enumerate(zip(rollouts, spans, strict=True)):
-        value, _ = call(member, {"text": rollout.text, "spans": own}, {})
-        ids[i, : len(own)] = torch.tensor(value, dtype=torch.long)
-    return ids.to(mask.device)
 
 
 def add_models(form: Train, models: Mapping[str, Model], batch: Batch, prompts: Sequence[tuple[int, ...]]) -> Batch:

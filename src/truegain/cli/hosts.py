@@ -1,0 +1,122 @@
+"""``truegain hosts``: which components and recipes run inside TRL, verl and verifiers, and what is missing where."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from truegain.cli.catalog import Json
+from truegain.cli.out import console, print_json
+
+if TYPE_CHECKING:
+    from truegain.hosts.offers import Offer
+
+Name = Annotated[str | None, typer.Argument(metavar="HOST", help="trl, verl or verifiers; all of them if left out.")]
+Only = Annotated[str | None, typer.Option("--of", metavar="NAME", help="Only this component or recipe.")]
+
+
+def hosts(host: Name = None, of: Only = None, json: Json = False) -> None:
+    """Show what runs inside which trainer, read off the signatures.
+
+    Without HOST, one line per trainer. With it, every component and recipe: runs, runs if something is set, or what it
+    lacks there.
+    """
+    from truegain.hosts.offers import OFFERS, offer
+
+    chosen = [offer(host)] if host else list(OFFERS.values())
+    found = [_host(one, of) for one in chosen]
+    if json:
+        print_json(found)
+    elif host or of:
+        for one in found:
+            _table(one)
+    else:
+        _overview(found)
+
+
+def _host(given: Offer, of: str | None) -> dict[str, Any]:
+    rows = [*_components(given), *_recipes(given)]
+    if of is not None:
+        rows = _named(rows, of)
+    facts = {"host": given.host, "package": given.package, "tested": given.tested, "installed": given.installed()}
+    return {**facts, "kinds": dict(given.kinds), "columns": dict(given.columns), "rows": rows}
+
+
+def _components(given: Offer) -> list[dict[str, Any]]:
+    from truegain.cli.index import import_rooms
+    from truegain.core.component import REGISTRY
+    from truegain.hosts.offers import conditions, refusal
+
+    import_rooms()
+    rows: list[dict[str, Any]] = []
+    for spec in sorted(REGISTRY.values(), key=lambda one: one.full_name):
+        if not spec.function.__module__.startswith("truegain."):
+            continue
+        why = refusal(spec, given)
+        row = {"name": spec.full_name, "kind": spec.kind, "runs": why is None}
+        needs = list(conditions(spec, given)) if why is None else []
+        rows.append({**row, "needs": needs, "missing": why and why.missing, "sentence": why and why.sentence})
+    return rows
+
+
+def _recipes(given: Offer) -> list[dict[str, Any]]:
+    from truegain.core.forms import Train
+    from truegain.core.system import SYSTEMS, build
+    from truegain.hosts.offers import refusals
+
+    rows: list[dict[str, Any]] = []
+    for name in sorted(SYSTEMS):
+        forms = [form for form in build(name) if isinstance(form, Train)]
+        if not forms or not SYSTEMS[name].recipe.__module__.startswith("truegain."):
+            continue
+        found = refusals(forms[-1], given)
+        row = {"name": name, "kind": "recipe", "runs": not found, "needs": []}
+        first = found[0] if found else None
+        rows.append({**row, "missing": first and first.missing, "sentence": first and first.sentence})
+    return rows
+
+
+def _named(rows: list[dict[str, Any]], of: str) -> list[dict[str, Any]]:
+    from truegain.core.errors import SettingError, nearest
+
+    found = [row for row in rows if of in (row["name"], row["name"].rpartition(".")[2])]
+    if not found:
+        legal = {row["name"] for row in rows}
+        raise SettingError(f"no component or online recipe is called {of!r}{nearest(of, legal)}; see `truegain list`")
+    return found
+
+
+def _overview(found: list[dict[str, Any]]) -> None:
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for key in ("host", "tested", "installed", "components", "recipes", "kinds it runs"):
+        table.add_column(key)
+    for one in found:
+        counts = [_count(one, recipes) for recipes in (False, True)]
+        table.add_row(
+            one["host"], one["tested"], one["installed"] or "no", *counts, ", ".join(one["kinds"]) or "rewards"
+        )
+    console().print(table)
+    console().print("`truegain hosts HOST` lists every component with what it lacks there.")
+
+
+def _count(one: dict[str, Any], recipes: bool) -> str:
+    rows = [row for row in one["rows"] if (row["kind"] == "recipe") is recipes]
+    return f"{sum(row['runs'] for row in rows)} of {len(rows)}"
+
+
+def _table(one: dict[str, Any]) -> None:
+    from rich.table import Table
+
+    installed = f"{one['installed']} is installed" if one["installed"] else "it is not installed here"
+    console().print(f"{one['host']}: read from {one['package']} {one['tested']}; {installed}", style="bold")
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for key in ("name", "kind", "runs"):
+        table.add_column(key, no_wrap=True, style="cyan" if key == "name" else "")
+    table.add_column("needs")
+    for row in one["rows"]:
+        what = row["sentence"] or "; ".join(f"set {need}" for need in row["needs"])
+        table.add_row(row["name"], row["kind"], "yes" if row["runs"] else "no", what)
+    console().print(table)

@@ -1,0 +1,1 @@
+"""Thin shells that run our components inside other trainers: TRL, verl, verifiers."""
