@@ -92,3 +92,21 @@ def test_settings_out_of_bounds_are_refused_by_name() -> None:
     ):
         with pytest.raises(SettingError, match=next(iter(wrong))):
             check(Sampling(**wrong))
+
+
+@pytest.mark.parametrize("vocabulary", [4096, 5000, 5120, 9001])
+@pytest.mark.parametrize("top_k", [0, 3])
+def test_a_large_vocabulary_is_drawn_from_in_blocks_to_the_same_token(vocabulary: int, top_k: int) -> None:
+    torch.manual_seed(vocabulary)
+    logits, uniform = 3 * torch.randn(200, vocabulary), torch.rand(200)
+    uniform[:2] = torch.tensor([0.0, 1 - 2**-24])
+    sampling = Sampling(1, top_k=top_k)
+    ids, logp = draw(logits, uniform, sampling)
+    p = filtered(logits, sampling).double().softmax(-1)
+    reached = p.cumsum(-1)
+    want = torch.searchsorted(reached, uniform.double()[:, None] * reached[:, -1:], right=True)[:, 0]
+    off = ids != want
+    assert int(off.sum()) <= 2  # at a border, the last bits decide
+    assert (reached.gather(1, ids[:, None])[off, 0] - uniform[off]).abs().max() < 1e-6 if off.any() else True
+    assert logp.isfinite().all()
+    assert torch.allclose(logp.double(), p.gather(1, ids[:, None])[:, 0].log(), atol=1e-4)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from truegain.policy.policy import Policy
 
 CHUNK_BYTES = 64 * 2**20
+CUDA_CHUNK_BYTES = 256 * 2**20  # a card takes a larger slice in its stride, and has fewer of them to start
 KEEP_BYTES = 256 * 2**20
 # Settings that put something between the head's product and the logits.
 RESHAPED = ("final_logit_softcapping", "logit_scale", "logits_scaling", "lm_head_multiplier")
@@ -145,7 +146,9 @@ def _wide(tensor: Tensor) -> torch.dtype:
 
 
 def _slices(hidden: Tensor, weight: Tensor) -> list[slice]:
-    width = max(1, CHUNK_BYTES // (_wide(hidden).itemsize * max(len(hidden), 1)))
+    size = CUDA_CHUNK_BYTES if hidden.is_cuda else CHUNK_BYTES
+    width = max(1, size // (_wide(hidden).itemsize * max(len(hidden), 1)))
+    width -= width % 64 if width > 64 else 0  # whole tiles of a product
     return [slice(start, min(start + width, len(weight))) for start in range(0, len(weight), width)]
 
 
@@ -201,18 +204,18 @@ class _HeadLogp(torch.autograd.Function):
         hidden, weight, bias, targets, whole, spread = ctx.saved_tensors
         on_logp, on_spread = (None if grad is None else grad / ctx.temperature for grad in grads)
         on_logp = torch.zeros_like(whole) if on_logp is None else on_logp
+        scale = None if on_spread is None else -on_spread[:, None]
+        shift = -on_logp[:, None] if on_spread is None else -(on_spread * spread + on_logp)[:, None]
         d_hidden = torch.zeros_like(hidden, dtype=_wide(hidden))
         d_weight = torch.empty_like(weight) if ctx.needs_input_grad[1] else None
         d_bias = torch.empty_like(bias) if bias is not None else None
         for number, part in enumerate(_slices(hidden, weight)):
             fresh = number >= len(ctx.kept)
             z = _logits(hidden, weight, bias, part, ctx.temperature) if fresh else ctx.kept[number]
-            log_p = z - whole[:, None]
+            log_p = z.sub_(whole[:, None]) if fresh else z - whole[:, None]
             d_z = log_p.exp()
-            if on_spread is None:
-                d_z *= -on_logp[:, None]
-            else:
-                d_z *= log_p.add_(spread[:, None]).mul_(-on_spread[:, None]).sub_(on_logp[:, None])
+            # p times -on_spread (log p + H) - on_logp, in as few passes over the slice as there are
+            d_z *= shift if scale is None else torch.addcmul(shift, log_p, scale, out=log_p)
             inside, column = _inside(targets, part)
             d_z.scatter_add_(1, column, torch.where(inside, on_logp, 0.0)[:, None])
             d_z = d_z.to(hidden.dtype)

@@ -9,6 +9,9 @@ from truegain.core.errors import SettingError
 from truegain.core.types import Sampling
 
 _NOTHING = float("-inf")
+# A large vocabulary is summed in blocks first: a running sum over all of it takes a card longer than the head's product
+_BLOCK = 512
+_LARGE = 8 * _BLOCK
 
 
 def check(sampling: Sampling) -> None:
@@ -57,7 +60,31 @@ def draw(logits: Tensor, uniform: Tensor, sampling: Sampling) -> tuple[Tensor, T
         best, ids = logits.float().max(-1)
         return ids, best * 0.0
     p = filtered(logits, sampling).softmax(-1)
-    reached = p.cumsum(-1)
-    target = uniform[:, None] * reached[:, -1:]
-    ids = torch.searchsorted(reached, target, right=True).clamp_(max=p.shape[-1] - 1)
+    ids = _inverse(p, uniform[:, None])
     return ids[:, 0], p.gather(-1, ids)[:, 0].log()
+
+
+def _inverse(p: Tensor, uniform: Tensor) -> Tensor:
+    """First places [B, 1] at which the running sum of p [B, V] exceeds uniform [B, 1] times the whole sum."""
+    if p.shape[-1] < _LARGE:
+        reached = p.cumsum(-1)
+        return _exceeds(reached, uniform * reached[:, -1:])
+    whole, rest = p.shape[-1] // _BLOCK, p.shape[-1] % _BLOCK
+    sums = p[:, : whole * _BLOCK].unflatten(-1, (whole, _BLOCK)).sum(-1)
+    if rest:
+        sums = torch.cat((sums, p[:, -rest:].sum(-1, keepdim=True)), -1)
+    reached = sums.cumsum(-1)
+    target = uniform * reached[:, -1:]
+    block = _exceeds(reached, target)
+    place = block * _BLOCK + torch.arange(_BLOCK, device=p.device)
+    inside = p.gather(-1, place.clamp(max=p.shape[-1] - 1)).masked_fill(place >= p.shape[-1], 0.0)
+    before = torch.where(block > 0, reached.gather(-1, (block - 1).clamp(min=0)), 0.0)
+    return place.gather(-1, _exceeds(inside.cumsum(-1), target - before)).clamp_(max=p.shape[-1] - 1)
+
+
+def _exceeds(reached: Tensor, target: Tensor) -> Tensor:
+    """First places [B, 1] of running sums [B, n] above targets [B, 1], which rounding must not lift to the whole sum:
+    the place would then be one of probability 0."""
+    whole = reached[:, -1:]
+    target = torch.minimum(target, torch.nextafter(whole, torch.zeros_like(whole)))
+    return torch.searchsorted(reached, target, right=True).clamp_(max=reached.shape[-1] - 1)
