@@ -66,7 +66,7 @@ def main() -> None:
     options, more = parser.parse_known_args()
     if options.accuracy:
         sys.exit(subprocess.call([sys.executable, str(Path(__file__).with_name("accuracy_race.py")), *more]))
-    found: dict[str, Any] = {"meaning": MEANING, "machine": machine("trl", "accelerate"), "works": {}}
+    found: dict[str, Any] = {"meaning": MEANING, "works": {}}
     for name in options.works:
         for dtype in options.dtypes:
             if (name, dtype) not in AIMS:
@@ -88,7 +88,7 @@ def merged(found: dict[str, Any]) -> dict[str, Any]:
 
 def measure(name: str, dtype: str, threads: list[int], repeats: int) -> dict[str, Any]:
     """One work in one dtype: all sides and thread counts in turn."""
-    work = WORKS[name]
+    work, about = WORKS[name], machine("trl", "accelerate")
     kinds = [("ours", kind) for kind in OURS_KINDS[dtype]] + [("trl", kind) for kind in TRL_KINDS[dtype]]
     seconds: dict[tuple[str, str, int], list[float]] = {}
     with ExitStack() as stack:
@@ -111,6 +111,7 @@ def measure(name: str, dtype: str, threads: list[int], repeats: int) -> dict[str
         phases = [sides[chosen["ours"]].tell("phases") for _ in range(repeats)]
     ours, trl = chosen["ours"], chosen["trl"]
     return {
+        "machine": about,
         "sizes": {**work.__dict__, "dtype": dtype},
         "speedup": {**ratios(seconds[trl], seconds[ours]), "wanted": AIMS.get((name, dtype))},
         "threads": {"ours": ours[2], "trl": trl[2], "trl_kind": trl[1]},
