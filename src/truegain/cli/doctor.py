@@ -1,4 +1,4 @@
-"""``truegain doctor``: is this machine fit to train, and what would mend it."""
+"""``truegain doctor``: is this machine fit to train, what went wrong in a run, and what would mend it."""
 
 from __future__ import annotations
 
@@ -12,16 +12,19 @@ import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from truegain.cli.catalog import Json
 from truegain.cli.out import console, json_lines, print_json
 from truegain.cli.progress import progress
+
+if TYPE_CHECKING:
+    from truegain.hosts.diagnose import Finding as Diagnosis
 
 EXTRAS: Mapping[str, tuple[tuple[str, ...], str]] = {
     "data": (("datasets", "pyarrow"), "pip install 'truegain[data]'"),
@@ -47,11 +50,25 @@ class Finding:
     mend: str = ""
 
 
-def doctor(json: Json = False) -> None:
-    """Check whether this machine is fit to train.
+def doctor(
+    run: Annotated[
+        Path | None,
+        typer.Argument(metavar="RUN", help="A run of ours, TRL's or verl's: its folder or log. None: this machine."),
+    ] = None,
+    gold: Annotated[str, typer.Option(metavar="METRIC", help="The independent score in RUN's log.")] = "",
+    proxy: Annotated[str, typer.Option(metavar="METRIC", help="The optimised score in RUN's log.")] = "",
+    json: Json = False,
+) -> None:
+    """Check whether this machine is fit to train, or what went wrong in a run.
 
-    Exits with 0 when training can run here, and with 1 when something that it needs is broken.
+    Exits with 0 when nothing is broken, and with 1 when something is.
+
+    Of a run: groups without variance, entropy, drift, truncation, engine against learner, steps that trained nothing,
+    parts that do not count, the choice of the checkpoint. Each with its cause, the evidence and the mend.
     """
+    if run is not None:
+        _run(run, gold, proxy, json)
+        return
     with json_lines(json), progress("looking"):
         found = list(examine())
     broken = [one for one in found if one.state == "broken"]
@@ -61,6 +78,43 @@ def doctor(json: Json = False) -> None:
         _print(found)
     if broken:
         raise typer.Exit(1)
+
+
+def _run(run: Path, gold: str, proxy: str, json: bool) -> None:
+    from truegain.hosts.diagnose import diagnose
+    from truegain.hosts.logs import read_log
+
+    log = read_log(run)
+    found = diagnose(log, gold=gold, proxy=proxy)
+    bad = [one for one in found if one.state == "bad"]
+    if json:
+        facts = {"host": log.host, "log": str(log.path), "lines": len(log.lines), "skipped": log.skipped}
+        print_json({"ok": not bad, **facts, "findings": [asdict(one) for one in found]})
+    else:
+        _print_run(f"{log.host} log {log.path}, {len(log.lines)} lines", found)
+    if bad:
+        raise typer.Exit(1)
+
+
+def _print_run(head: str, found: Sequence[Diagnosis]) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    from truegain.cli.out import untrusted
+
+    styles = {"bad": "bold red", "note": "yellow", "ok": "green", "unseen": "dim"}
+    to, table = console(), Table.grid(padding=(0, 2))
+    to.print(untrusted(head))
+    for one in found:
+        what = untrusted(one.evidence, "dim" if one.state == "unseen" else "")
+        table.add_row(Text(one.state, styles[one.state]), one.name, what)
+        for word, said in (("cause", one.cause), ("mend", one.mend)):
+            if said:
+                table.add_row("", Text(word, "dim"), said)
+    to.print(table)
+    bad = sum(one.state == "bad" for one in found)
+    verdict = f"{bad} bad" if bad else "nothing found that is known to be wrong"
+    to.print(verdict, style="bold red" if bad else "bold green")
 
 
 def examine() -> Iterator[Finding]:
