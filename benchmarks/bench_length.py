@@ -6,7 +6,8 @@ A toy reasoner on problems of six kinds (`truegain.claims.chains`): the harder o
 often even so, and two steps in three lead nowhere at first. Every arm is a recipe's own rewards, credit and loss, and
 stops at the same number of tokens: drawn, of forced answers and exits, and four times those trained, as
 each batch is used four times. ``plain penalty`` is GRPO on the outcome less a sixteenth per token, right or wrong, and
-``doubled`` an eighth. The judge of DECS's steps is an answer forced four times; its sampling is left out.
+``doubled`` an eighth. ``own part`` trains of each exit only what it does not share with its path, ``no shares`` gives a
+flat step none of a later change. The judge of DECS's steps is an answer forced four times; its sampling is left out.
 Accuracy and tokens per arm are means over seeds with 95 % intervals. Results go to benchmarks/results/length.json and
 length.svg (which needs matplotlib).
 """
@@ -75,7 +76,9 @@ ARMS: Mapping[str, Callable[[], Arm]] = {
     "crf": lambda: Arm(crf()),
     "decs": lambda: Arm(decs(), probes=4),
     "s-grpo": lambda: Arm(s_grpo(), samples=1, exits=7),
+    "s-grpo, own part": lambda: Arm(s_grpo(prefix=False), samples=1, exits=7),
     "vsrm": lambda: Arm(vsrm(), samples=1, probes=5),
+    "vsrm, no shares": lambda: Arm(vsrm(discount=0.0), samples=1, probes=5),
     "curriculum-grpo": lambda: Arm(curriculum_grpo(start=24.0, decay=0.8, every=20, least=8.0)),
 }
 
