@@ -12,10 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from truegain.core.errors import SettingError
+from truegain.core.probing import tokens_before
 from truegain.core.types import Problem, Rollout
 from truegain.methods.length import retro_search
 from truegain.methods.length._retro_search import value
-from truegain.methods.length._thoughts import Cutting, tokens_before
+from truegain.methods.length._thoughts import Cutting
 
 CUT = Cutting(("wait",), "\n", "", "")
 

@@ -22,11 +22,15 @@ def reasoning_end(rollout: Rollout, decode: Decode, marks: Sequence[str]) -> int
     places = [at for at in (rollout.text.find(mark) for mark in marks if mark) if at >= 0]
     if not places:
         return len(rollout.ids)
-    # The longest beginning that writes nothing of the mark; text grows with tokens, so halving finds it.
+    return tokens_before(rollout, decode, min(places))
+
+
+def tokens_before(rollout: Rollout, decode: Decode, character: int) -> int:
+    """How many tokens write nothing at or behind the character. Text grows with tokens, so halving finds it."""
     low, high = 0, len(rollout.ids)
     while low < high:
         middle = (low + high + 1) // 2
-        if len(decode(rollout.ids[:middle])) <= min(places):
+        if len(decode(rollout.ids[:middle])) <= character:
             low = middle
         else:
             high = middle - 1

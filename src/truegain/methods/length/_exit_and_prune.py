@@ -7,10 +7,10 @@ from typing import Any
 
 from truegain.core.component import component
 from truegain.core.errors import SettingError
-from truegain.core.probing import CLOSING, OPENING, mean_or_nan
+from truegain.core.probing import CLOSING, OPENING, mean_or_nan, tokens_before
 from truegain.core.types import Pair, Rollout, Turn
 from truegain.methods.length._reflections import REFLECTIONS
-from truegain.methods.length._thoughts import Cutting, tokens_before, verdict
+from truegain.methods.length._thoughts import Cutting, verdict
 
 
 @component("search", cite="arXiv:2505.21765")

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from truegain.core.component import component
 from truegain.core.errors import SettingError
+from truegain.core.probing import tokens_before
 from truegain.core.types import Rollout
 from truegain.methods.length._answer_places import answer_end
 from truegain.methods.length._embeddings import Embed, embedding
-from truegain.methods.length._thoughts import tokens_before
 
 # A sentence ends at a line's end, or at a mark with white space behind it; not inside of $..$, \(..\) or \[..\]
 _MATHS = re.compile(r"\$\$.*?\$\$|\$[^$\n]*\$|\\\(.*?\\\)|\\\[.*?\\\]", re.DOTALL)

@@ -9,9 +9,10 @@ import torch
 from truegain.core.component import component
 from truegain.core.draws import child_key, uniforms
 from truegain.core.errors import SettingError
+from truegain.core.probing import tokens_before
 from truegain.core.types import Rollout
 from truegain.methods.length._reflections import REFLECTIONS
-from truegain.methods.length._thoughts import Cutting, tokens_before, verdict
+from truegain.methods.length._thoughts import Cutting, verdict
 
 
 @dataclass

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from truegain.core.errors import SettingError
 from truegain.core.types import Message, Problem, Rollout
+from truegain.methods.length._thoughts import verdict
 
 REWRITING = "{prompt}{trace}\nshorter:\n"
 QUESTION = "question"
@@ -54,6 +55,6 @@ def one_each(rollouts: Sequence[Rollout]) -> list[Rollout]:
     """The first right one of each problem."""
     found: dict[str, Rollout] = {}
     for rollout in rollouts:
-        if "abstained" not in rollout.facts and float(rollout.facts.get("correct", 0.0)) >= 0.5:
+        if verdict(rollout):
             found.setdefault(rollout.problem.id, rollout)
     return list(found.values())

@@ -108,4 +108,4 @@ def _direction(file: str) -> Tensor:
 
 @functools.lru_cache(maxsize=8)
 def _read(file: str, _changed: int) -> Tensor:
-    return torch.from_numpy(np.load(file, allow_pickle=False)).float()
+    return torch.tensor(np.load(file, allow_pickle=False), dtype=torch.float32)

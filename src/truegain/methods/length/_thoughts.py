@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from truegain.core.errors import SettingError
 from truegain.core.types import Rollout
 from truegain.methods.length._reflections import pattern
-
-Decode = Callable[[Sequence[int]], str]
 
 
 @dataclass(frozen=True)
@@ -58,18 +55,6 @@ class Cutting:
         """The character at which each thought begins, the first one with the trace."""
         steps = self.steps(text)
         return [start for n, start in enumerate(steps) if n == 0 or self.turns(text, start)]
-
-
-def tokens_before(rollout: Rollout, decode: Decode, character: int) -> int:
-    """How many tokens write nothing at or behind the character. Text grows with tokens, so halving finds it."""
-    low, high = 0, len(rollout.ids)
-    while low < high:
-        middle = (low + high + 1) // 2
-        if len(decode(rollout.ids[:middle])) <= character:
-            low = middle
-        else:
-            high = middle - 1
-    return low
 
 
 def verdict(rollout: Rollout) -> float:
