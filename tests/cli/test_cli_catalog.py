@@ -100,13 +100,14 @@ def test_a_value_that_does_not_fit_is_refused_with_the_default() -> None:
         forms("grpo", {"clip": "wide"})
 
 
-def modules_after(*argv: str) -> set[str]:
+def modules_after(*argv: str, code_wanted: int = 0) -> set[str]:
     """What a command has imported, found in a fresh interpreter."""
     code = (
         "import sys; from truegain.cli.__main__ import main; code = main(sys.argv[1:]); "
         "print(*sys.modules, file=sys.stderr); sys.exit(code)"
     )
-    done = subprocess.run([sys.executable, "-c", code, *argv], capture_output=True, text=True, check=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code, *argv], capture_output=True, text=True, timeout=60)
+    assert done.returncode == code_wanted, done.stderr
     return set(done.stderr.split())
 
 
@@ -115,6 +116,21 @@ def test_looking_around_imports_no_torch(argv: tuple[str, ...]) -> None:
     found = modules_after(*argv)
     assert "truegain.cli.app" in found
     assert not found & {"torch", "transformers", "numpy"}
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ("train", "gropo", "--task", "sort"),
+        ("train", "grpo", "--task", "sort+ad"),
+        ("train", "grpo", "--task", "sort,levle=3"),
+        ("run", "grpo", "--task", "srot"),
+        ("eval", "tiny", "--task", "srot"),
+        ("sample", "tiny", "--task", "srot"),
+    ],
+)
+def test_a_wrong_name_is_refused_before_torch_is_imported(argv: tuple[str, ...]) -> None:
+    assert "torch" not in modules_after(*argv, code_wanted=2)
 
 
 def test_the_version_is_printed_alone(capsys: pytest.CaptureFixture[str]) -> None:

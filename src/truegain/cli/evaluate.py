@@ -12,6 +12,7 @@ from truegain.cli import device as devices
 from truegain.cli.catalog import Json
 from truegain.cli.out import console, json_lines, print_json, printable, quiet_libraries, untrusted
 from truegain.cli.progress import Progress, in_blocks, progress
+from truegain.cli.variant import check_task
 from truegain.core.errors import SettingError, nearest
 
 ROOM = 256
@@ -48,6 +49,8 @@ def evaluate(
     temperatures = list(dict.fromkeys(temperature or [0.0, 1.0]))
     with json_lines(json), progress("starting", quiet=True) as shown:
         from truegain.tasks.mixture import parse
+
+        check_task(task)
         from truegain.train.truth import fixed_problems  # loads torch, which is no part of loading the model
 
         quiet_libraries()
@@ -170,6 +173,8 @@ def sample(
     if (task is None) == (prompt is None):
         raise SettingError("sample needs either --task or --prompt TEXT")
     with json_lines(json), progress("starting", quiet=True) as shown:
+        if task is not None:
+            check_task(task)
         import truegain.train.truth  # noqa: F401  (loads torch, which is no part of loading the model)
         from truegain.tasks.mixture import parse
 

@@ -16,7 +16,7 @@ from truegain.cli import device as devices
 from truegain.cli.errors import INTERRUPTED
 from truegain.cli.out import console, duration, json_lines, print_json, printable, quiet_libraries, say
 from truegain.cli.progress import Progress, progress
-from truegain.cli.variant import assignments, check_recipe, forms
+from truegain.cli.variant import assignments, check_recipe, check_task, forms
 from truegain.core.errors import SettingError
 
 if TYPE_CHECKING:
@@ -71,6 +71,8 @@ def run(
     What is done is not run again. Ctrl-C ends the run after its current step; the same command goes on from there.
     """
     check_recipe(name)
+    if task:
+        check_task(task)
     if max_seconds is not None and not max_seconds > 0:
         raise SettingError(f"--max-seconds must be above 0, not {max_seconds:g}")
     argv = ["truegain", *context.find_root().obj["argv"]]

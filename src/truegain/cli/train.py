@@ -15,7 +15,7 @@ from truegain.cli import device as devices
 from truegain.cli.config import merged, read_config
 from truegain.cli.progress import progress
 from truegain.cli.reporters import check_reporters
-from truegain.cli.variant import assignments, check_recipe, forms
+from truegain.cli.variant import assignments, check_recipe, check_task, forms
 from truegain.core.errors import SettingError
 
 AS_MANY_AS_FIT = 1_000_000
@@ -166,6 +166,7 @@ def make_plan(options: Mapping[str, Any], argv: Sequence[str]) -> Any:
     check_recipe(options["recipe"])
     if options["task"] is None:
         raise SettingError("train needs --task, such as --task sort: an embedded task, a data file or a mixture")
+    check_task(options["task"])
     if options["max-seconds"] is not None and not options["max-seconds"] > 0:
         raise SettingError(f"--max-seconds must be above 0, not {options['max-seconds']:g}")
     check_reporters(options["report-to"])

@@ -30,6 +30,13 @@ def check_recipe(name: str) -> None:
         raise SettingError(f"unknown recipe {name!r}{nearest(name, legal)}; `truegain list` shows all")
 
 
+def check_task(spec: str) -> None:
+    """Refuse an unknown task, a key that it does not have or a file that is not there, without importing torch."""
+    from truegain.tasks.mixture import check_names
+
+    check_names(spec)
+
+
 def forms(recipe: str, changes: Mapping[str, Any]) -> tuple[Any, ...]:
     """The recipe's forms with the changes made. Raises SettingError for an unknown recipe, knob, setting or value.
 

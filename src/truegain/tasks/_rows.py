@@ -21,10 +21,9 @@ def read_rows(path: Path) -> Iterator[tuple[str, Row]]:
     Raises DataError when the file is missing, a folder, of an unknown kind, not UTF-8, damaged, or holds a row that
     is no object.
     """
-    suffix = path.suffix.lower()
-    _check(path, suffix)
+    check_file(path)
     try:
-        yield from _READERS[suffix](path)
+        yield from _READERS[path.suffix.lower()](path)
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
 
@@ -40,7 +39,9 @@ def jsonable(value: Any) -> Any:
     return str(value)
 
 
-def _check(path: Path, suffix: str) -> None:
+def check_file(path: Path) -> None:
+    """Raise DataError for a path that is no data file: missing, a folder, empty, of an unknown kind."""
+    suffix = path.suffix.lower()
     if path.is_dir():
         inside = sorted(p.name for p in path.iterdir() if p.suffix.lower() in SUFFIXES)
         hint = f"; name a file in it: {', '.join(inside[:5])}" if inside else ""

@@ -13,7 +13,7 @@ from typing import Any, cast
 from truegain.core.errors import SettingError, nearest
 from truegain.core.types import Abstain, Environment, Problem, Rollout, Split, Task
 from truegain.tasks import gym
-from truegain.tasks._rows import SUFFIXES
+from truegain.tasks._rows import SUFFIXES, check_file
 from truegain.tasks.files import FileTask
 
 _FILE_KNOBS: dict[str, Callable[[str], Any]] = {
@@ -212,6 +212,19 @@ def parse(spec: str, *, needs_answer: bool = True, seed: int = 0) -> Task:
     if len(tasks) == 1:
         return tasks[0]
     return Mixture(tasks, weights, seed=seed)
+
+
+def check_names(spec: str) -> None:
+    """Refuse what `parse` refuses of embedded tasks' names and keys, and files that are not there, at once.
+
+    What takes long is left to `parse`: reading files, opening reasoning-gym and what needs torch.
+    """
+    for piece in _pieces(spec):
+        name = _head(piece)
+        if _is_file(name):
+            check_file(Path(name))
+        elif not name.startswith(gym.PREFIX) and name != "rubric":
+            _one(piece, needs_answer=True)
 
 
 def _pieces(spec: str) -> list[str]:
