@@ -23,6 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         code = app(args=arguments, prog_name="truegain", standalone_mode=False, obj={"argv": arguments})
     except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
         return INTERRUPTED
     except Exception as error:
         if type(error).__name__ == "Abort":

@@ -87,12 +87,12 @@ def fit_members(
             if stop() is not None:
                 return
             if plan.standardise:
-                standardise(_unfinished(plan, number), held_out)
-            judged = accuracies(RewardModels.load(_unfinished(plan, number)), held_out)[0]
+                standardise(_unfinished(plan, number), held_out, dtype=plan.dtype, device=plan.device)
+            judged = accuracies(_loaded(plan, _unfinished(plan, number)), held_out)[0]
             _finish(_unfinished(plan, number), folder, record | {"accuracy": _told(judged)})
         told = json.loads((folder / RECORD).read_text())["accuracy"]
         yield {"kind": "member", "member": number, "of": plan.members, "accuracy": told, "folder": str(folder)}
-    mean = accuracies(RewardModels.load(plan.out, dtype=plan.dtype, device=plan.device), held_out)[-1]
+    mean = accuracies(_loaded(plan, plan.out), held_out)[-1]
     yield {"kind": "ensemble", "members": plan.members, "accuracy": _told(mean), "folder": str(plan.out)}
 
 
@@ -115,12 +115,12 @@ def accuracies(models: RewardModels, pairs: Sequence[Pair]) -> list[Estimate]:
     return [proportion_mean(np.asarray(column)[None]) for column in right.T]
 
 
-def standardise(folder: Path, pairs: Sequence[Pair]) -> None:
+def standardise(folder: Path, pairs: Sequence[Pair], *, dtype: str = "float32", device: str = "cpu") -> None:
     """Shift and scale the head in ``folder`` so that its rewards of the pairs' completions have mean 0, deviation 1.
 
     What it prefers stays. A head that tells no two completions apart is only shifted.
     """
-    scores = torch.cat(_scores(RewardModels.load(folder), pairs))[:, 0].double()
+    scores = torch.cat(_scores(RewardModels.load(folder, dtype=dtype, device=device), pairs))[:, 0].double()
     deviation = float(scores.std(correction=0)) or 1.0
     head = ScalarHead.load(folder / HEAD)
     with torch.no_grad():
@@ -168,6 +168,10 @@ def draw_head(head: ScalarHead, seed: int) -> None:
     with torch.no_grad():
         weight = head.linear.weight
         weight.copy_(torch.randn(weight.shape, generator=rng) / (weight.shape[1] + 1) ** 0.5)
+
+
+def _loaded(plan: MemberPlan, place: Path) -> RewardModels:
+    return RewardModels.load(place, dtype=plan.dtype, device=plan.device)
 
 
 def _work(plan: MemberPlan, number: int) -> Path:
