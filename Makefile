@@ -69,5 +69,5 @@ $(BIN)/python:
 
 .venv/.dev: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "installing truegain with its test tools into .venv ..."
-	@$(PIP) -e '.[dev,data,gguf,gym,lora,math]'
+	@$(PIP) -e '.[dev,data,gguf,gym,lora,math,trl]'
 	@touch .venv/.base $@

@@ -61,18 +61,25 @@ def _components(given: Offer) -> list[dict[str, Any]]:
 
 
 def _recipes(given: Offer) -> list[dict[str, Any]]:
+    from truegain.core.errors import WiringError
     from truegain.core.forms import Train
     from truegain.core.system import SYSTEMS, build
-    from truegain.hosts.offers import refusals
+    from truegain.hosts.offers import form_of, needs, refusals
 
     rows: list[dict[str, Any]] = []
     for name in sorted(SYSTEMS):
         forms = [form for form in build(name) if isinstance(form, Train)]
         if not forms or not SYSTEMS[name].recipe.__module__.startswith("truegain."):
             continue
-        found = refusals(forms[-1], given)
-        row = {"name": name, "kind": "recipe", "runs": not found, "needs": []}
+        row: dict[str, Any] = {"name": name, "kind": "recipe", "runs": False, "needs": []}
+        try:
+            form = form_of(name, given.host)
+        except WiringError as error:
+            rows.append({**row, "missing": "form", "sentence": str(error)})
+            continue
+        found = refusals(form, given)
         first = found[0] if found else None
+        row |= {"runs": not found, "needs": [] if found else list(needs(form, given))}
         rows.append({**row, "missing": first and first.missing, "sentence": first and first.sentence})
     return rows
 

@@ -23,8 +23,11 @@ STAGES = ("score", "resample", "probe", "reward", "select", "plan", "fold")
 class Offer:
     """What a host has for components. ``package`` is its name on PyPI, ``tested`` the version this was read from.
 
-    ``columns`` maps a column to what has to be set for it to be there, an empty string where nothing has to be; ``why``
-    says of some absent columns and kinds why the host cannot have them. ``kinds`` maps a kind to where it runs.
+    ``columns`` maps a column to what has to be set for it to be there, an empty string where nothing has to be;
+    ``when`` says the same of single components, by full name. ``why`` says of some absent columns and kinds, and of
+    single components, why the host cannot have them. ``kinds`` maps a kind to where it runs; a component of another
+    kind that only fills columns which the host has anyway is not run, and nothing is missing. ``roles`` are the columns
+    that a model beside the policy may fill.
     """
 
     host: str
@@ -34,6 +37,8 @@ class Offer:
     columns: Mapping[str, str]
     facts: frozenset[str] = frozenset()
     why: Mapping[str, str] = field(default_factory=dict)
+    when: Mapping[str, str] = field(default_factory=dict)
+    roles: frozenset[str] = frozenset()
 
     def installed(self) -> str | None:
         """The version that is installed here, None without one."""
@@ -72,8 +77,11 @@ def refusal(spec: Spec, given: Offer, more: frozenset[str] = frozenset()) -> Ref
     objective.entropy_bonus needs column 'entropy', which verl 0.9.1 does not supply: it comes from the learner
     """
     name = f"{given.host} {given.tested}"
-    if spec.kind not in given.kinds:
+    if stands_in(spec, given, more):
+        return None
+    if spec.kind not in given.kinds or spec.full_name in given.why:
         reason = given.why.get(spec.kind, f"it has no place for one; it runs {', '.join(given.kinds)}")
+        reason = given.why.get(spec.full_name, reason)
         return Refusal(
             spec.full_name, spec.kind, f"{spec.full_name} is a {spec.kind}, which {name} cannot run: {reason}"
         )
@@ -90,9 +98,42 @@ def refusal(spec: Spec, given: Offer, more: frozenset[str] = frozenset()) -> Ref
     return None
 
 
+def stands_in(spec: Spec, given: Offer, more: frozenset[str] = frozenset()) -> bool:
+    """Whether the host has all that the component would fill, and so does without it.
+
+    What a probe learns by asking a model is part of the method, and nothing else stands in for it.
+    """
+    judges = spec.kind not in given.kinds and bool(spec.fills) and "roles" not in spec.inputs
+    return judges and {*spec.fills} <= {*given.columns, *more}
+
+
 def conditions(spec: Spec, given: Offer) -> tuple[str, ...]:
-    """What has to be set in the host for the columns that the component takes."""
-    return tuple(dict.fromkeys(given.columns[name] for name in spec.inputs if given.columns.get(name)))
+    """What has to be set in the host for the component: for the columns that it takes, or those that it would fill."""
+    if spec.full_name in given.when:
+        return (given.when[spec.full_name],) if given.when[spec.full_name] else ()
+    names = spec.fills if stands_in(spec, given) else spec.inputs
+    return tuple(dict.fromkeys(given.columns[name] for name in names if given.columns.get(name)))
+
+
+def form_of(recipe: str | Train, host: str) -> Train:
+    """The form that a host is asked to run: a `Train`, or a recipe by name that is one. Raises WiringError otherwise.
+
+    >>> form_of("grpo", "trl").loop.samples
+    16
+    """
+    if isinstance(recipe, Train):
+        return recipe
+    import truegain.recipes  # noqa: F401  # a recipe is registered when it is imported
+    from truegain.core.system import build
+
+    forms = build(recipe)
+    if len(forms) == 1 and isinstance(forms[0], Train):
+        return forms[0]
+    kinds = ", ".join(type(form).__name__ for form in forms)
+    raise WiringError(
+        f"recipe {recipe!r} is {len(forms)} forms in order ({kinds}), and {host} runs one Train: run the recipe with "
+        f"`truegain train {recipe}`, or build it and give its Train the model that the others made"
+    )
 
 
 def form_members(form: Train) -> Iterator[tuple[str, Member]]:
@@ -105,21 +146,56 @@ def form_members(form: Train) -> Iterator[tuple[str, Member]]:
             yield from ((stage, member) for member in members(getattr(term, stage)))
 
 
-def refusals(form: Train, given: Offer) -> list[Refusal]:
-    """Every component of a form that the host cannot run, in the form's order."""
-    filled = frozenset(form.segment) | frozenset({"reward", "reward_parts", "advantage"})
+def refusals(form: Train, given: Offer, more: frozenset[str] = frozenset()) -> list[Refusal]:
+    """Every component and role of a form that the host cannot run, in the form's order.
+
+    ``more`` are columns that the user fills.
+    """
+    filled = frozenset(form.segment) | frozenset({"reward", "reward_parts", "advantage"}) | more
+    for stage, member in form_members(form):
+        if stage == "score" and "score" in given.kinds:
+            filled |= set(spec_of(member).fills)
     found = [refusal(spec_of(member), given, filled) for _, member in form_members(form)]
-    return [one for one in found if one is not None]
+    return [one for one in found if one is not None] + _role_refusals(form, given, more)
 
 
-def check(form: Train, given: Offer) -> None:
+def _role_refusals(form: Train, given: Offer, more: frozenset[str]) -> list[Refusal]:
+    """Roles that the host has no place for; one that only fills what the host has anyway is not missed."""
+    if not given.kinds:
+        return []
+    has = given.roles | more | (BY_FUNCTION & set(given.columns))
+    found: list[Refusal] = []
+    for name, role in form.roles.items():
+        trained = role.lr is not None or any(term.role == name for term in form.terms)
+        if role.fills in has and not trained:
+            continue
+        reason = given.why.get("role", "it trains the policy and has no place for another model")
+        what = f"role {name!r} fills column {role.fills!r}"
+        sentence = f"{what}, which {given.host} {given.tested} cannot have a model for: {reason}"
+        found.append(Refusal(f"role {name}", role.fills, sentence))
+    return found
+
+
+def needs(form: Train, given: Offer) -> tuple[str, ...]:
+    """What has to be set in the host for the form as a whole."""
+    own = {*form.segment, *(name for member in members(form.score) for name in spec_of(member).fills)}
+    met = {given.columns.get(name, "") for name in own if "score" in given.kinds or name in form.segment}
+    found = [need for _, member in form_members(form) for need in conditions(spec_of(member), given)]
+    return tuple(dict.fromkeys(need for need in found if need not in met))
+
+
+def check(form: Train, given: Offer, more: frozenset[str] = frozenset()) -> None:
     """Refuse a form that the host cannot run as a whole. Raises WiringError with one line per component."""
-    found = refusals(form, given)
+    found = refusals(form, given, more)
     if found:
         raise WiringError("\n".join(one.sentence for one in found))
 
 
 _ALWAYS = dict.fromkeys(("tokens", "mask", "group", "reward", "reward_parts", "advantage", "logp"), "")
+
+_TEXT = "answered confidence conciseness correct false_accept false_reject level reflections score tool_calls tool_cost"
+BY_FUNCTION = frozenset(f"{_TEXT} tool_errors model_reward step_reward test_pass turn_reward".split())
+"""Columns that follow from text and data, so that a function of the user's may fill them where a host allows it."""
 
 OFFERS: dict[str, Offer] = {
     "trl": Offer(
@@ -127,14 +203,20 @@ OFFERS: dict[str, Offer] = {
         package="trl",
         tested="1.16.0",
         kinds={
+            "score": "_calculate_rewards",
             "reward": "_calculate_rewards",
             "segment": "_generate_and_score_completions",
+            "select": "_generate_and_score_completions",
             "credit": "_generate_and_score_completions",
-            "weight": "_generate_and_score_completions",
+            "plan": "steps_per_generation, num_iterations",
+            "weight": "_prepare_inputs",
             "surrogate": "_compute_loss",
         },
         columns={
             **_ALWAYS,
+            "key": "",
+            "role": "",
+            "keep": "",
             "truncated": "",
             "turn": "",
             "step": "a segment in the recipe",
@@ -142,11 +224,31 @@ OFFERS: dict[str, Offer] = {
             "old_logp": "",
             "entropy": "",
             "ref_logp": "",
-            "engine_logp": "use_vllm=True",
-            "score": "reward_funcs",
-            "correct": "reward_funcs",
+            "engine_logp": "use_vllm=True, or a rollout_func",
+            **{name: f"columns={{'{name}': function}}" for name in sorted(BY_FUNCTION)},
+            "score": "",
+            "correct": "a reward function named correct",
         },
         facts=frozenset({"progress", "step_index", "max_tokens", "step_size"}),
+        why={
+            "probe": "what it fills comes from more samples, which TRL draws once",
+            "resample": "TRL draws a fixed number of completions per prompt, once",
+            "fold": "TRL has no place for a state that changes knobs from step to step",
+            "role": "TRL trains the policy, and keeps a frozen reference at most",
+            "objective.turns_in_order": "TRL cuts its steps by rows, not by turns",
+            "cut": "TRL does not fork completions",
+            "hidden": "TRL's log-probs come from a fused head, which keeps no hidden states",
+            "top_ids": "TRL's log-probs come from a fused head, which keeps no other token's",
+            "top_logp": "TRL's log-probs come from a fused head, which keeps no other token's",
+            "shift": "only a plan that renews fills it",
+        },
+        when={
+            # Without a function named correct, `score`, the weighted sum of the reward functions, stands in its place.
+            "reward.outcome": "",
+            "objective.minibatches": "steps_per_generation = count * gradient_accumulation_steps, num_iterations = "
+            "epochs",
+        },
+        roles=frozenset({"ref_logp"}),
     ),
     "verl": Offer(
         host="verl",

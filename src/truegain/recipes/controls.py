@@ -15,6 +15,12 @@ def on_user_score(form: Train) -> Train:
     return replace(form, reward=(reward.user_score, *_shaping(form)))
 
 
+def with_user_score(form: Train) -> Train:
+    """The form with the user's reward functions beside the checker, before what shapes the sum."""
+    first, *rest = members(form.reward)
+    return replace(form, reward=(first, reward.user_score, *rest))
+
+
 def blind(form: Train, rate: float = 0.5) -> Train:
     """The form under a random reward of mean ``rate``: what the optimiser does when nothing is to be learned."""
     return replace(form, reward=(partial(reward.random_reward, rate=rate), *_shaping(form)))
