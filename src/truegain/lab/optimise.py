@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -34,27 +34,40 @@ def reinforce(
 
     A look: exact KL, gold over many fresh texts, and the proxy (the form's first reward, penalties left out) over some.
     """
+    looks: list[Mapping[str, float]] = []
+    for step, logits in policies(proxies, form, members=members, steps=steps, samples=samples, lr=lr):
+        if step % look_every == 0 or step == steps:
+            looks.append(_look(proxies, form, logits, members, step))
+    return {name: [look[name] for look in looks] for name in looks[0]}
+
+
+def policies(
+    proxies: Proxies, form: Train, *, members: int | None, steps: int, samples: int, lr: float
+) -> Iterator[tuple[int, Tensor]]:
+    """Train the base policy by the form's reward, credit and loss; yield its logits at the start and after each step.
+
+    What is yielded is the policy that is trained: copy what is to be kept.
+    """
     world = proxies.world
     logits = world.base.clone().requires_grad_()
     optimiser = torch.optim.Adam([logits], lr=lr, betas=(form.loop.beta1, form.loop.beta2))
     rng = torch.Generator().manual_seed(world.seed * 1009 + 12)
-    looks: list[Mapping[str, float]] = [_look(proxies, form, logits, members, 0)]
+    yield 0, logits.detach()
     for step in range(1, steps + 1):
         texts = world.sample(logits.detach(), samples, rng)
         logp = world.logp(logits, texts)
-        batch, _ = arithmetic.reward_stage(form, _columns(proxies, texts, logp, members), {})
+        batch, _ = arithmetic.reward_stage(form, columns(proxies, texts, logp, members), {})
         advantages, _ = arithmetic.credit_stage(form, batch, {})
         (planned,), _ = arithmetic.plan_stage(form, batch, advantages, {})
         loss, _ = arithmetic.loss_of(form, planned, torch.arange(samples), {"logp": logp}, {})
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
-        if step % look_every == 0 or step == steps:
-            looks.append(_look(proxies, form, logits, members, step))
-    return {name: [look[name] for look in looks] for name in looks[0]}
+        yield step, logits.detach()
 
 
-def _columns(proxies: Proxies, texts: Tensor, logp: Tensor, members: int | None) -> Batch:
+def columns(proxies: Proxies, texts: Tensor, logp: Tensor, members: int | None) -> Batch:
+    """What the form's reward reads of texts: the proxies' scores, and their log-probs under both policies."""
     return Batch(
         mask=torch.ones_like(texts, dtype=torch.bool),
         group=torch.zeros(len(texts), dtype=torch.long),
@@ -69,7 +82,7 @@ def _look(proxies: Proxies, form: Train, logits: Tensor, members: int | None, st
     rng = torch.Generator().manual_seed(world.seed * 1009 + 13)
     texts = world.sample(now, LOOK_GOLD, rng)
     some = texts[:LOOK_PROXY]
-    proxy: Any = arithmetic.reward_stage(form, _columns(proxies, some, world.logp(now, some), members), {})[0]
+    proxy: Any = arithmetic.reward_stage(form, columns(proxies, some, world.logp(now, some), members), {})[0]
     return {
         "step": float(step),
         "kl": world.kl(now),

@@ -29,6 +29,7 @@ from truegain.recipes.dualformer import dualformer as dualformer
 from truegain.recipes.empg import empg as empg
 from truegain.recipes.ensemble_aggregators_herding import ensemble_aggregators_herding as ensemble_aggregators_herding
 from truegain.recipes.gao_overoptimization_fits import gao_overoptimization_fits as gao_overoptimization_fits
+from truegain.recipes.gold_gap_guard import gold_gap_guard as gold_gap_guard
 from truegain.recipes.grpo import grpo as grpo
 from truegain.recipes.grpo_guard import grpo_guard as grpo_guard
 from truegain.recipes.grpo_lambda import grpo_lambda as grpo_lambda

@@ -1,0 +1,184 @@
+"""The over-optimisation guard: has gold fallen below what it was, while the proxy rose? Asked again at every look."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+
+from truegain.core.component import component
+from truegain.core.errors import DataError
+from truegain.methods.guard._gap_evidence import check_scores, log_mean, log_wealth
+from truegain.methods.guard._spent_level import spent_level
+
+Evidence = Callable[[float], Float[np.ndarray, "R"]]
+
+
+@dataclass(frozen=True)
+class GapLook:
+    """What the guard says of one look.
+
+    ``gold`` and ``proxy`` are the means of the look (NaN where unknown), ``best`` the step of the look with the most
+    gold so far (this one included, the earliest of equals) and ``gap`` how far gold lies below it, 0 or more.
+    ``evidence`` is the logarithm of the e-value that gold has fallen, ``needed`` that of what makes an alarm. ``low``
+    is the lower end of the confidence sequence: gold lies at least this much below an earlier look, 0 where it is not
+    known to have fallen. ``kind`` of an alarm is ``divergence`` where the proxy is no lower than it was at ``best``,
+    else ``fall``; it is empty without an alarm.
+    """
+
+    step: int
+    gold: float
+    proxy: float
+    best: int
+    gap: float
+    evidence: float
+    needed: float
+    low: float
+    alarm: bool
+    kind: str
+
+
+@component("metric", cite=("arXiv:2010.09686", "arXiv:1912.06116", "truegain"))
+def gold_gap(
+    gold: Float[np.ndarray, "N"],
+    proxy: Float[np.ndarray, "N"],
+    step: Float[np.ndarray, "N"],
+    problem: Float[np.ndarray, "N"],
+    *,
+    level: float = 0.05,
+    horizon: int = 20,
+    margin: float = 0.0,
+) -> tuple[GapLook, ...]:
+    """Judge every look of a run at the same problems, one row per problem and look; see `GapLook` for what is said.
+
+    Null hypothesis of look t: the policy of look t earns, on average over problems, no less than ``margin`` below
+    *every* earlier look's. The alarm says that this is false: gold now lies more than ``margin`` below gold at some
+    earlier look. As the reference is chosen among the earlier looks by what they scored, all of them are references:
+    with K(r, t) the e-value of `gap_evidence` of look r against look t,
+
+        E_t = mean over r < t of K(r, t),      alarm at t where E_t >= 1 / level_t,
+
+    and level_t is `spent_level`'s share of ``level``. E_t has mean at most 1 under the null hypothesis of look t
+    (a mean of e-values is one, whatever their dependence), so P(false alarm at t) <= level_t by Markov's inequality,
+    and the probability that a run of any length has *any* false alarm is at most the sum, ``level``. The union over
+    looks asks nothing of how looks hang together: they may be at the same problems, and are. It does ask that until its
+    first alarm the run does not depend on the looks: they are not trained on, nor used to tune it. Hence alarms after
+    one that was acted on are not covered.
+
+    Inverting the test in ``margin`` gives ``low``, a confidence sequence: with probability 1 - level, at all looks at
+    once, gold lies at least ``low`` below the best look's so far. It is an audit of what has happened: it says nothing
+    of what will.
+
+    Rows with NaN in ``gold`` (the scorer abstained) leave their problem out of that look's pairs. Abstentions that
+    depend on how good the answer is bias it. Several rows of one problem at a look are averaged.
+    Raises DataError for scores outside [0, 1] and columns of different length.
+    Source: Waudby-Smith and Ramdas 2024; Vovk and Wang 2021; the composition is ours.
+
+    >>> step = np.repeat([0.0, 10.0, 20.0], 60)
+    >>> gold = np.concatenate([np.tile([0.0, 1.0], 30), np.ones(60), np.zeros(60)])
+    >>> looks = gold_gap(gold, step, step, np.tile(np.arange(60.0), 3))
+    >>> [(look.step, look.best, look.alarm, look.kind) for look in looks]
+    [(0, 0, False, ''), (10, 10, False, ''), (20, 10, True, 'divergence')]
+    """
+    if not gold.shape == proxy.shape == step.shape == problem.shape:
+        raise DataError("gold_gap: gold, proxy, step and problem must have one value per row")
+    steps, at = np.unique(step, return_inverse=True)
+    table = _table(gold, at, problem, len(steps))
+    proxies = [_known_mean(proxy[at == n]) for n in range(len(steps))]
+    looks: list[GapLook] = []
+    for n in range(len(steps)):
+        looks.append(
+            judge_look(
+                looks, int(steps[n]), table[n], proxies[n], table[:n], level=level, horizon=horizon, margin=margin
+            )
+        )
+    return tuple(looks)
+
+
+def judge_look(
+    earlier: Sequence[GapLook],
+    step: int,
+    gold: Float[np.ndarray, "P"],
+    proxy: float,
+    before: Float[np.ndarray, "R P"],
+    *,
+    level: float = 0.05,
+    horizon: int = 20,
+    margin: float = 0.0,
+) -> GapLook:
+    """Judge one more look, with a score per problem; ``before`` are the scores of the looks that it is held against.
+
+    Those are all earlier ones, or, after an alarm that somebody answered by going on, those since then.
+    """
+    differences = check_scores(before) - check_scores(gold)
+
+    def evidence(least: float) -> Float[np.ndarray, "R"]:
+        return log_wealth(differences, least)
+
+    return judge(
+        earlier, step, _known_mean(gold), proxy, len(before), evidence, level=level, horizon=horizon, margin=margin
+    )
+
+
+def judge(
+    earlier: Sequence[GapLook],
+    step: int,
+    gold: float,
+    proxy: float,
+    references: int,
+    evidence: Evidence,
+    *,
+    level: float,
+    horizon: int,
+    margin: float,
+) -> GapLook:
+    """The verdict on a look from the evidence, per reference, that gold has fallen by more than a margin."""
+    known = [look for look in earlier if not math.isnan(look.gold)]
+    best, most, told = step, gold, proxy
+    for look in reversed(known):
+        if math.isnan(most) or look.gold >= most:
+            best, most, told = look.step, look.gold, look.proxy
+    needed = -math.log(spent_level(max(len(earlier), 1), level=level, horizon=horizon))
+    gap = math.nan if math.isnan(gold) else most - gold
+    if not references:
+        return GapLook(step, gold, proxy, best, gap, 0.0, needed, 0.0, False, "")
+    found = _joined(evidence(margin))
+    alarm = found >= needed
+    kind = ("divergence" if proxy >= told else "fall") if alarm else ""
+    return GapLook(step, gold, proxy, best, gap, found, needed, _low(evidence, needed), alarm, kind)
+
+
+def _low(evidence: Evidence, needed: float) -> float:
+    """The largest fall, to a thousandth, that the evidence excludes to be all; it weakens as the margin grows."""
+    if _joined(evidence(0.0)) < needed:
+        return 0.0
+    low, high = 0.0, 1.0
+    while high - low > 0.001:
+        middle = (low + high) / 2
+        low, high = (middle, high) if _joined(evidence(middle)) >= needed else (low, middle)
+    return low
+
+
+def _joined(logs: Float[np.ndarray, "R"]) -> float:
+    """The logarithm of the mean e-value over the references."""
+    return float(log_mean(logs[:, None])[0])
+
+
+def _table(
+    gold: Float[np.ndarray, "N"], at: np.ndarray, problem: Float[np.ndarray, "N"], looks: int
+) -> Float[np.ndarray, "T P"]:
+    """Scores by look and problem, NaN where there is none."""
+    names, column = np.unique(problem, return_inverse=True)
+    known = ~np.isnan(gold)
+    sums, counts = np.zeros((looks, len(names))), np.zeros((looks, len(names)))
+    np.add.at(sums, (at[known], column[known]), gold[known])
+    np.add.at(counts, (at[known], column[known]), 1.0)
+    return np.divide(sums, counts, out=np.full_like(sums, np.nan), where=counts > 0)
+
+
+def _known_mean(values: np.ndarray) -> float:
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if len(known) else math.nan
