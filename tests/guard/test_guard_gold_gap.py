@@ -185,7 +185,7 @@ def looks_of(table: np.ndarray, proxy: Sequence[float] | None = None, **knobs: f
     return gold_gap(
         table.ravel(), np.repeat(told.astype(float), problems), np.repeat(np.arange(count) * 10.0, problems),
         np.tile(np.arange(float(problems)), count), **knobs,
-    )  # fmt: skip
+    ).looks  # fmt: skip
 
 
 def test_two_looks_by_hand() -> None:
@@ -231,10 +231,9 @@ def test_rows_in_any_order_and_several_samples_of_a_problem_give_the_same_looks(
     proxy = step / 10
     assert gold_gap(gold, proxy, step, problem) == gold_gap(gold[order], proxy[order], step[order], problem[order])
     means = gold.reshape(3, 20, 2).mean(axis=2)
+    every = gold_gap(gold, proxy, step, problem).looks
     one = gold_gap(means.ravel(), np.repeat([0.0, 0.5, 0.9], 20), np.repeat([0.0, 5.0, 9.0], 20), problem[::2])
-    assert [look.evidence for look in one] == pytest.approx(
-        [look.evidence for look in gold_gap(gold, proxy, step, problem)]
-    )
+    assert [look.evidence for look in one.looks] == pytest.approx([look.evidence for look in every])
 
 
 def test_a_look_at_which_nothing_could_be_scored_neither_alarms_nor_is_best() -> None:
@@ -244,7 +243,7 @@ def test_a_look_at_which_nothing_could_be_scored_neither_alarms_nor_is_best() ->
     assert looks[1].best == 0
     assert looks[2].alarm
     empty = gold_gap(array(), array(), array(), array())
-    assert empty == ()
+    assert (empty.first, empty.best, empty.looks) == (None, None, ())
 
 
 def test_one_look_after_the_other_says_what_all_at_once_say() -> None:
@@ -259,12 +258,12 @@ def test_one_look_after_the_other_says_what_all_at_once_say() -> None:
 def test_of_means_alone_a_fall_has_to_be_larger() -> None:
     step = np.arange(6.0)
     gold = array(0.3, 0.5, 0.6, 0.6, 0.45, 0.1)
-    looks = gold_gap_of_means(gold, step, step, problems=200)
-    assert [look.alarm for look in looks] == [False] * 5 + [True]
-    assert gold_gap_of_means(np.r_[gold, math.nan], np.r_[step, 6], np.r_[step, 6], problems=200) == looks
-    few = gold_gap_of_means(gold, step, step, problems=20)
-    assert not any(look.alarm for look in few)
-    assert gold_gap_of_means(array(), array(), array()) == ()
+    found = gold_gap_of_means(gold, step, step, problems=200)
+    assert [look.alarm for look in found.looks] == [False] * 5 + [True]
+    assert (found.first, found.best) == (5, 2)
+    assert gold_gap_of_means(np.r_[gold, math.nan], np.r_[step, 6], np.r_[step, 6], problems=200) == found
+    assert gold_gap_of_means(gold, step, step, problems=20).first is None
+    assert gold_gap_of_means(array(), array(), array()).looks == ()
     with pytest.raises(DataError, match="problems"):
         gold_gap_of_means(gold, step, step, problems=0)
 
@@ -304,7 +303,7 @@ def alarms(name: str, runs: int, problems: int, of_means: bool = False, level: f
     for seed in range(runs):
         table = scores(np.random.default_rng(seed), mean, problems, spread, sticky)
         if of_means:
-            looks = gold_gap_of_means(table.mean(axis=1), step, step, problems=problems, level=level)
+            looks = gold_gap_of_means(table.mean(axis=1), step, step, problems=problems, level=level).looks
         else:
             looks = looks_of(table, level=level)
         count += any(look.alarm for look in looks)

@@ -81,6 +81,7 @@ from truegain.recipes.sapo import sapo as sapo
 from truegain.recipes.seeupo import seeupo as seeupo
 from truegain.recipes.sft import sft as sft
 from truegain.recipes.spae import spae as spae
+from truegain.recipes.thresholdout_holdout import thresholdout_holdout as thresholdout_holdout
 from truegain.recipes.tp_grpo import tp_grpo as tp_grpo
 from truegain.recipes.trpa import trpa as trpa
 from truegain.recipes.unlikeliness_reward import unlikeliness_reward as unlikeliness_reward

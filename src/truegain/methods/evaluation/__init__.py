@@ -39,6 +39,7 @@ from truegain.methods.evaluation._self_consistency import self_consistency
 from truegain.methods.evaluation._sign_flip import sign_flip
 from truegain.methods.evaluation._stratified_bootstrap import stratified_bootstrap
 from truegain.methods.evaluation._student_t import student_t_cdf, student_t_quantile
+from truegain.methods.evaluation._thresholdout import Reusable, ReusableHoldout, thresholdout, thresholdout_study
 
 __all__ = [
     "Bin",
@@ -50,6 +51,8 @@ __all__ = [
     "Link",
     "Links",
     "OneToMany",
+    "Reusable",
+    "ReusableHoldout",
     "ScoreCorrelation",
     "SequenceKL",
     "Stratum",
@@ -91,5 +94,7 @@ __all__ = [
     "stratified_bootstrap",
     "student_t_cdf",
     "student_t_quantile",
+    "thresholdout",
+    "thresholdout_study",
 ]
 from truegain.methods.evaluation._rank_accuracy import rank_accuracy as rank_accuracy

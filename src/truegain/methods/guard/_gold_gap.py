@@ -41,6 +41,21 @@ class GapLook:
     kind: str
 
 
+@dataclass(frozen=True)
+class GoldGap:
+    """All looks of a run, the step of its first alarm (None without one) and of the look with the most gold."""
+
+    first: int | None
+    best: int | None
+    looks: tuple[GapLook, ...]
+
+
+def summed_up(looks: Sequence[GapLook]) -> GoldGap:
+    """What the looks say together."""
+    first = next((look.step for look in looks if look.alarm), None)
+    return GoldGap(first, looks[-1].best if looks else None, tuple(looks))
+
+
 @component("metric", cite=("arXiv:2010.09686", "arXiv:1912.06116", "truegain"))
 def gold_gap(
     gold: Float[np.ndarray, "N"],
@@ -51,7 +66,7 @@ def gold_gap(
     level: float = 0.05,
     horizon: int = 20,
     margin: float = 0.0,
-) -> tuple[GapLook, ...]:
+) -> GoldGap:
     """Judge every look of a run at the same problems, one row per problem and look; see `GapLook` for what is said.
 
     Null hypothesis of look t: the policy of look t earns, on average over problems, no less than ``margin`` below
@@ -79,8 +94,8 @@ def gold_gap(
 
     >>> step = np.repeat([0.0, 10.0, 20.0], 60)
     >>> gold = np.concatenate([np.tile([0.0, 1.0], 30), np.ones(60), np.zeros(60)])
-    >>> looks = gold_gap(gold, step, step, np.tile(np.arange(60.0), 3))
-    >>> [(look.step, look.best, look.alarm, look.kind) for look in looks]
+    >>> found = gold_gap(gold, step, step, np.tile(np.arange(60.0), 3))
+    >>> [(look.step, look.best, look.alarm, look.kind) for look in found.looks]
     [(0, 0, False, ''), (10, 10, False, ''), (20, 10, True, 'divergence')]
     """
     if not gold.shape == proxy.shape == step.shape == problem.shape:
@@ -95,7 +110,7 @@ def gold_gap(
                 looks, int(steps[n]), table[n], proxies[n], table[:n], level=level, horizon=horizon, margin=margin
             )
         )
-    return tuple(looks)
+    return summed_up(looks)
 
 
 def judge_look(

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from truegain.core.component import component
 from truegain.core.errors import DataError
 from truegain.methods.guard._gap_evidence import check_scores
-from truegain.methods.guard._gold_gap import GapLook, judge
+from truegain.methods.guard._gold_gap import GapLook, GoldGap, judge, summed_up
 from truegain.methods.guard._mean_evidence import least_evidence, no_more
 
 
@@ -22,7 +22,7 @@ def gold_gap_of_means(
     level: float = 0.05,
     horizon: int = 20,
     margin: float = 0.0,
-) -> tuple[GapLook, ...]:
+) -> GoldGap:
     """`gold_gap` where of each look only the mean over ``problems`` independent problems is known.
 
     The same null hypothesis, alarm and level; `mean_evidence` takes the place of `gap_evidence`, so a fall has to be
@@ -30,9 +30,9 @@ def gold_gap_of_means(
     for gold are left out, so of a whole log only the looks count. Raises DataError for lengths that differ.
 
     >>> step = np.arange(4.0)
-    >>> looks = gold_gap_of_means(np.array([0.3, 0.6, 0.55, 0.1]), step, step, problems=200)
-    >>> [look.alarm for look in looks], looks[-1].best, looks[-1].kind
-    ([False, False, False, True], 1, 'divergence')
+    >>> found = gold_gap_of_means(np.array([0.3, 0.6, 0.55, 0.1]), step, step, problems=200)
+    >>> found.first, found.best, found.looks[-1].kind
+    (3, 1, 'divergence')
     """
     if not gold.shape == proxy.shape == step.shape or problems < 1:
         raise DataError("gold_gap_of_means: gold, proxy and step have one value per look; problems is 1 or more")
@@ -51,4 +51,4 @@ def gold_gap_of_means(
                 level=level, horizon=horizon, margin=margin,
             )
         )  # fmt: skip
-    return tuple(looks)
+    return summed_up(looks)
