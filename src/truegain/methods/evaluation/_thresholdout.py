@@ -45,8 +45,9 @@ def thresholdout(state: Reusable, train: float, holdout: float) -> tuple[Reusabl
 
     T = 0.04 and s = 0.01 suit sets of about 2000 to 10000 each. The noise on the threshold stays until the hold-out
     speaks, so a large draw of it keeps the hold-out silent for long: in about one of ten runs of `thresholdout_study`
-    the answer to the last question is the training mean, wrong by 0.2. Raises DataError for means outside [0, 1], NaN among
-    them. Source: Dwork et al. 2015, "Generalization in adaptive data analysis and holdout reuse", algorithm 2.
+    the answer to the last question is the training mean, wrong by 0.2. Raises DataError for means outside [0, 1], NaN
+    among them.
+    Source: Dwork et al. 2015, "Generalization in adaptive data analysis and holdout reuse", algorithm 2.
 
     >>> state = Reusable.begin(threshold=0.04, noise=0.0, budget=1)
     >>> answers = []
