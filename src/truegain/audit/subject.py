@@ -10,14 +10,17 @@ from typing import Any, Literal
 
 from truegain.core.errors import SettingError, WiringError, nearest
 from truegain.core.types import Abstain, Problem, Rollout
+from truegain.rollout import _reward_model_worker
 from truegain.runtime import Result, Workers
+from truegain.tasks import _reward_worker
 from truegain.tasks._rows import jsonable
 from truegain.tasks.functions import LATE, columns_of, without_end_marks
 
 Kind = Literal["task", "trl", "verl", "model"]
 How = Literal["batch", "alone", "threads"]
 Row = tuple[Problem, str]
-_WORKER = Path(__file__).with_name("_worker.py")
+_WORKER = Path(_reward_worker.__file__)
+_MODEL = Path(_reward_model_worker.__file__)
 MEMORY_MB = 8192.0
 CHUNK_SECONDS = 2.0
 MAX_CHUNK = 64
@@ -124,7 +127,8 @@ class Subject:
 
     def _start(self) -> Workers:
         if self.is_task or self.is_model:
-            return Workers(f"{_WORKER}:{'task' if self.is_task else 'model'}", self.count, self.deadline, MEMORY_MB)
+            target = f"{_WORKER}:task" if self.is_task else f"{_MODEL}:model"
+            return Workers(target, self.count, self.deadline, MEMORY_MB)
         return Workers(self.name, self.count, self.deadline, MEMORY_MB, adapter=f"{_WORKER}:function")
 
     def _described(self) -> Kind:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from truegain.cli import audit, catalog, check, claims, doctor, evaluate, fit, hosts, lab, reports, run, train
+from truegain.cli import audit, catalog, check, claims, convert, doctor, evaluate, fit, hosts, lab, reports, run, train
 
 app = typer.Typer(
     name="truegain",
@@ -24,6 +24,7 @@ app.command("eval")(evaluate.evaluate)
 app.command("sample")(evaluate.sample)
 app.command("audit")(audit.audit)
 app.command("check")(check.check)
+app.command("convert")(convert.convert)
 app.command("report")(reports.report)
 app.command("compare")(reports.compare)
 app.command("list")(catalog.list_)

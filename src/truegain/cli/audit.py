@@ -114,26 +114,16 @@ def audit(
 
 def _kind(subject: str, data: str | None) -> tuple[bool, bool]:
     """Whether the subject is a task, and whether a reward model. Raises SettingError where --data does not fit."""
+    from truegain.tasks.functions import is_function
+
     is_model = _is_reward_model(subject)
-    is_task = not is_model and not _is_function(subject)
+    is_task = not is_model and not is_function(subject)
     if is_task and data is not None:
         raise SettingError("--data is for functions and reward models; a task brings its own problems")
     if not is_task and data is None:
         what = "a reward model" if is_model else "a function"
         raise SettingError(f"{subject!r} is {what} and needs --data: a file or a task with its problems")
     return is_task, is_model
-
-
-def _is_function(name: str) -> bool:
-    """Whether a name means a function: ``path.py:fn``, ``pkg.mod:fn`` or ``pkg.mod.fn``."""
-    from truegain.tasks._rows import SUFFIXES
-
-    head = name.split(",")[0]
-    if head.startswith("gym:") or head.lower().endswith(SUFFIXES) or "+" in name:
-        return False
-    return bool(re.fullmatch(r"[^,]+:[A-Za-z_][\w.]*", name)) or bool(
-        re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", name)
-    )
 
 
 def _is_reward_model(name: str) -> bool:
@@ -181,6 +171,7 @@ def _second(gold: str | None, data: str | None, deadline: float) -> Any:
     """The second verifier that was asked for; for a function on a generated task, else that task's own checker."""
     from truegain.audit.evidence import VERIFIERS, Second, check_second
     from truegain.tasks._rows import SUFFIXES
+    from truegain.tasks.functions import is_function
 
     if gold is None:
         parts = [] if data is None else [part.split(",")[0].strip() for part in data.split("+")]
@@ -189,7 +180,7 @@ def _second(gold: str | None, data: str | None, deadline: float) -> Any:
     check_second(gold)
     if gold in VERIFIERS:
         return Second(gold, is_task=False)
-    return Second(_admitted(gold), is_task=not _is_function(gold), deadline=deadline)
+    return Second(_admitted(gold), is_task=not is_function(gold), deadline=deadline)
 
 
 def _drawer(

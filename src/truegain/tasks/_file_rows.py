@@ -94,7 +94,7 @@ def _problem(task: str, place: str, row: Row, columns: _Columns) -> Problem:
     if columns.answer is not None and columns.tests:
         answer = key_of(place, columns.answer, row)
     elif columns.answer is not None:
-        answer = _gold(place, columns.answer, row[columns.answer])
+        answer = gold(place, columns.answer, row[columns.answer])
     return Problem(f"{task}-{digest(place, prompt).hex()}", prompt, answer, meta)
 
 
@@ -123,7 +123,7 @@ def is_message(value: Any) -> bool:
     return isinstance(value, dict) and all(isinstance(value.get(key), str) for key in ("role", "content"))
 
 
-def _gold(place: str, name: str, value: Any) -> str:
+def gold(place: str, name: str, value: Any) -> str:
     """The final answer that the answer column states."""
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         kind = "null" if value is None else f"a {type(value).__name__}"

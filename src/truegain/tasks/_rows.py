@@ -1,9 +1,9 @@
-"""Reading data files row by row. Each row comes with its place in the file, so that an error can name it."""
+"""Data files row by row. Each row comes with its place in the file, so that an error can name it."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -148,6 +148,19 @@ def _parquet(path: Path) -> Iterator[tuple[str, Row]]:
                     yield f"row {number}", row
     except (OSError, ValueError) as error:  # ArrowInvalid is a ValueError
         raise DataError(f"{path}: not a readable parquet file after row {number} ({_brief(error)})") from error
+
+
+def write_parquet(path: Path, rows: Sequence[Row]) -> None:
+    """Write rows as parquet; types are those of the rows. Raises DataError without pyarrow, or for rows it refuses."""
+    try:
+        import pyarrow
+        import pyarrow.parquet as parquet
+    except ImportError as error:
+        raise DataError(f"{path}: parquet files need pyarrow; pip install 'truegain[data]'") from error
+    try:
+        parquet.write_table(pyarrow.Table.from_pylist(list(rows)), path)
+    except (pyarrow.ArrowException, ValueError, OverflowError) as error:
+        raise DataError(f"{path}: parquet cannot hold these rows ({_brief(error)}); write .jsonl") from error
 
 
 def _brief(error: BaseException) -> str:

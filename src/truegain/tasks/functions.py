@@ -13,7 +13,7 @@ from truegain.core.errors import RunError, SettingError, WiringError, nearest
 from truegain.core.types import Abstain, Problem, Rollout
 from truegain.runtime import Result, Workers
 from truegain.runtime.workers import Output
-from truegain.tasks._rows import jsonable
+from truegain.tasks._rows import SUFFIXES, jsonable
 
 _ADAPTER = f"{Path(__file__).parent.parent / 'runtime' / '_batch_call.py'}:batched"
 _END_MARK = re.compile(r"(?:<\|[^<>|]{1,40}\|>|</s>|<eos>|<pad>|<end_of_turn>)\Z")
@@ -59,6 +59,19 @@ def columns_of(problems: Sequence[Problem], rollouts: Sequence[Rollout]) -> dict
     ]
     columns["completion_ids"] = [list(rollout.ids) for rollout in rollouts]
     return columns
+
+
+def is_function(name: str) -> bool:
+    """Whether a name means a function: ``path.py:fn``, ``pkg.mod:fn`` or ``pkg.mod.fn``.
+
+    >>> is_function("rewards.py:brief"), is_function("data.jsonl"), is_function("gym:leg_counting")
+    (True, False, False)
+    """
+    head = name.split(",")[0]
+    if head.startswith("gym:") or head.lower().endswith(SUFFIXES) or "+" in name:
+        return False
+    dotted = r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+"
+    return bool(re.fullmatch(r"[^,]+:[A-Za-z_][\w.]*", name) or re.fullmatch(dotted, name))
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,13 @@
-"""The worker's side of an audit: how a reward is called, row by row, as a batch or off the main thread.
+"""How a worker calls a reward: row by row, as a batch or off the main thread.
 
-Loaded by path in worker processes. ``function`` is an adapter around what a user names; ``task`` and ``model`` are
-targets of their own.
+Loaded by path in worker processes. ``function`` is an adapter around what a user names, ``task`` a target of its own.
 """
 
 from __future__ import annotations
 
 import asyncio
 import inspect
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +17,8 @@ from typing import Any
 from truegain.runtime._batch_call import batched, home_of, number, parameters
 from truegain.runtime._worker import told
 
+SPEC = "TRUEGAIN_REWARD"
+"""The environment variable that tells a worker what to load before the first call."""
 THREADS = 4
 One = Callable[[int], Any]
 
@@ -41,22 +43,31 @@ def function(target: Callable[..., Any]) -> Callable[[dict[str, Any]], dict[str,
             if missing:
                 return {"missing": missing, "offered": sorted(columns)}
             keep = [name for name in columns if takes_all or name in named]
-            return _each(lambda i: _verl(target, {name: columns[name][i] for name in keep}), count, payload, home)
-        if takes_all or "completion_ids" in named:
+            return each(lambda i: _verl(target, {name: columns[name][i] for name in keep}), count, payload, home)
+        if "completion_ids" not in columns and (takes_all or "completion_ids" in named):
             columns = {**columns, "completion_ids": [_ids(text) for text in columns["completions"]]}
         if payload["do"] == "batch":
             began = time.perf_counter()
             answer = together(dict(columns))
             return {**answer, "seconds": [(time.perf_counter() - began) / count] * count}
-        return _each(lambda i: _trl(together, {name: [v[i]] for name, v in columns.items()}), count, payload, home)
+        return each(lambda i: _trl(together, {name: [v[i]] for name, v in columns.items()}), count, payload, home)
 
     call.home = home  # pyright: ignore[reportFunctionMemberAccess]
     return call
 
 
+def ready(call: Callable[..., Any]) -> Callable[..., Any]:
+    """An adapter of `task` that makes the task when the worker starts, so that no call pays for it."""
+    _task(os.environ[SPEC])
+    return call
+
+
 def task(payload: dict[str, Any]) -> dict[str, Any]:
     """Score completions by a task: ``spec`` names it, ``problems`` and ``texts`` are what it is asked about."""
-    made, fact = _task(payload["spec"]), payload["fact"]
+    made = _task(payload["spec"])
+    if payload["do"] == "describe":
+        return {"name": made.name, "needs": _needs(made), "turns": made.environment() is not None}
+    fact = payload["fact"]
     rollouts = [_rollout(row, text) for row, text in zip(payload["problems"], payload["texts"], strict=True)]
     together = getattr(made, "score_all", None)
     if payload["do"] == "batch" and together is not None:
@@ -64,33 +75,7 @@ def task(payload: dict[str, Any]) -> dict[str, Any]:
         found = together([rollout.problem for rollout in rollouts], rollouts)
         seconds = (time.perf_counter() - began) / len(rollouts)
         return {"rewards": [_fact(one, fact) for one in found], "seconds": [seconds] * len(rollouts)}
-    return _each(lambda i: _fact(made.score(rollouts[i].problem, rollouts[i]), fact), len(rollouts), payload, None)
-
-
-def model(payload: dict[str, Any]) -> dict[str, Any]:
-    """Score completions by the reward model in ``folder``, an ensemble by its mean; all at once where it may."""
-    made = _model(payload["folder"])
-    asked = [made.tokens(prompt, text) for prompt, text in zip(payload["prompts"], payload["texts"], strict=True)]
-
-    def scores(rows: Sequence[tuple[Any, Any]]) -> list[float]:
-        return made.score([prompt for prompt, _ in rows], [text for _, text in rows]).mean(dim=1).tolist()
-
-    if payload["do"] == "batch":
-        began = time.perf_counter()
-        found = scores(asked)
-        seconds = (time.perf_counter() - began) / len(asked)
-        return {"rewards": [number(value) for value in found], "seconds": [seconds] * len(asked)}
-    return _each(lambda i: number(scores(asked[i : i + 1])[0]), len(asked), payload, None)
-
-
-@cache
-def _model(folder: str) -> Any:
-    import torch
-
-    from truegain.policy.reward_model import RewardModels
-
-    torch.set_num_threads(1)
-    return RewardModels.load(folder)
+    return each(lambda i: _fact(made.score(rollouts[i].problem, rollouts[i]), fact), len(rollouts), payload, None)
 
 
 def _ids(completion: Any) -> list[int]:
@@ -102,8 +87,17 @@ def _ids(completion: Any) -> list[int]:
 @cache
 def _task(spec: str) -> Any:
     from truegain.tasks import make
+    from truegain.tasks.keys import CHECKERS, Keys
 
-    return make(spec)
+    return Keys(spec) if spec in CHECKERS else make(spec)
+
+
+def _needs(made: Any) -> list[str]:
+    """What a problem must carry, besides an answer, for a task to judge it."""
+    from truegain.tasks import Generated
+    from truegain.tasks.gym import Gym
+
+    return ["content"] if isinstance(made, Generated) else ["number", "mark"] if isinstance(made, Gym) else []
 
 
 def _rollout(row: Mapping[str, Any], text: str) -> Any:
@@ -120,7 +114,7 @@ def _fact(found: Any, fact: str) -> Any:
     return {"error": f"it gives no {fact!r}"} if fact not in found else number(found[fact])
 
 
-def _each(one: One, count: int, payload: Mapping[str, Any], home: str | None) -> dict[str, Any]:
+def each(one: One, count: int, payload: Mapping[str, Any], home: str | None) -> dict[str, Any]:
     """Row by row, each with its seconds; on threads where the payload asks for them."""
     keys: set[tuple[str, ...]] = set()
 

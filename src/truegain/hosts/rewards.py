@@ -1,0 +1,280 @@
+"""Any of our rewards as a TRL reward function, a verl ``compute_score`` or a verifiers reward, from one object.
+
+    reward = Reward.of("sort")                  # a task's checker
+    reward = Reward.of("my_rewards.py:score")   # a function, in TRL's or verl's signature
+    GRPOTrainer(reward_funcs=[reward.as_trl()], ...)
+
+A reward is loaded and called in worker processes, each completion within a deadline. What crashes, hangs or cannot be
+judged is an abstention with its reason, never a silent 0; each host is told in its own way. Imports no host.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+from truegain.core.errors import RunError, SettingError, WiringError, nearest
+from truegain.core.types import Abstain, Problem, Rollout
+from truegain.hosts._pool import Pool
+from truegain.hosts._shells import ABSTAINED, Abstained, TrlReward, VerifiersReward, VerlReward
+from truegain.policy.heads import members_of
+from truegain.policy.reward_model import HEAD
+from truegain.rollout import _reward_model_worker
+from truegain.runtime import Result, Workers
+from truegain.tasks import _reward_worker
+from truegain.tasks._rows import jsonable
+from truegain.tasks.functions import columns_of, is_function, without_end_marks
+from truegain.tasks.keys import CHECKERS
+
+__all__ = ["ABSTAINED", "Abstained", "Reward", "TrlReward", "VerifiersReward", "VerlReward"]
+
+Kind = Literal["task", "trl", "verl", "model"]
+MEMORY_MB = 8192.0
+START = 600.0
+"""Seconds that loading a data file or a reward model may take, once per worker."""
+_WORKERS: dict[Kind, str] = {"task": _reward_worker.__file__, "model": _reward_model_worker.__file__}
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Reward:
+    """A reward by name. Made by `Reward.of`; picklable: what is sent to another process starts workers of its own.
+
+    ``source`` is what `of` was given, ``kind`` what that turned out to be. ``fact`` names what of a task's facts is the
+    reward. ``deadline`` bounds one completion, in seconds; a TRL function is called once per batch, which it then
+    bounds. ``workers`` is the most processes that judge at once, each with at most ``memory_mb`` MiB for its calls.
+    """
+
+    source: str
+    kind: Kind
+    name: str
+    fact: str = "correct"
+    deadline: float = 5.0
+    workers: int = 1
+    memory_mb: float | None = MEMORY_MB
+    needs: tuple[str, ...] = ()
+
+    @staticmethod
+    def of(
+        source: str | Callable[..., Any],
+        *,
+        name: str | None = None,
+        fact: str = "correct",
+        deadline: float | None = None,
+        workers: int | None = None,
+        memory_mb: float | None = MEMORY_MB,
+    ) -> Reward:
+        """The reward that ``source`` names; a worker loads it here and now, so that what cannot be loaded says so.
+
+        ``exact`` or ``math``: the final answer against the row's. A task's checker, as `truegain train --task` names
+        it: ``sort``, ``data.jsonl,checker=math``, ``gym:leg_counting``. A reward function, as ``path.py:fn``,
+        ``pkg.mod:fn``, ``pkg.mod.fn`` or itself, in TRL's or verl's signature. The folder of a reward model or of an
+        ensemble, whose mean it is.
+
+        Raises SettingError where it cannot be loaded or is a function of neither signature.
+        """
+        text = source if isinstance(source, str) else _named(source)
+        kind: Kind = "model" if Path(text).expanduser().is_dir() else "trl" if is_function(text) else "task"
+        if kind == "model" and not (members_of(text) or (Path(text).expanduser() / HEAD).is_file()):
+            raise SettingError(f"the folder {text} holds no {HEAD}: it is no reward model")
+        late = deadline if deadline is not None else 30.0 if kind in ("trl", "model") else 5.0
+        # Each worker of a gym task holds a worker of its own, a model's its weights; a batch of TRL's is one call.
+        many = workers or (1 if kind != "task" or "gym:" in text else min(4, os.cpu_count() or 1))
+        made = Reward(text, kind, name or _short(text), fact, late, many, memory_mb)
+        described = made._described() if kind != "model" else made._loaded()
+        return _with(made, kind=described.get("kind", kind), needs=tuple(described.get("needs", ())))
+
+    def score(
+        self, problems: Sequence[Problem], texts: Sequence[str], columns: Mapping[str, Sequence[Any]] | None = None
+    ) -> list[float | Abstain]:
+        """One finite number or abstention for each completion; ``problems[i]`` is the problem of ``texts[i]``.
+
+        ``columns`` are what a TRL function is given; by default those of `columns_of`.
+        Raises WiringError for a column that a function requires and is not given, RunError where it does not return
+        one entry per completion.
+        """
+        return self.judged(problems, texts, columns)[0]
+
+    def as_trl(self) -> TrlReward:
+        """A function for ``reward_funcs``: None where it abstains, which TRL takes out of the baseline.
+
+        It logs ``truegain/abstained/NAME``, the share of abstentions in the batch.
+        """
+        return TrlReward(self, self.name)
+
+    def as_verl(self, *, abstained: float = 0.0) -> VerlReward:
+        """A ``compute_score`` that returns ``score`` and ``truegain_abstained`` (0.0 or 1.0) for every sample.
+
+        verl has no way to leave a sample out, so an abstention is scored ``abstained`` and marked.
+        """
+        return VerlReward(self, self.name, abstained)
+
+    def as_verifiers(self, *, metric: bool = False) -> VerifiersReward:
+        """A function of ``(trace, task)`` for a v1 task's rewards, or with ``metric`` for its metrics.
+
+        An abstaining reward raises `Abstained`: verifiers records the error, leaves the reward None and marks the
+        trace as failed. An abstaining metric is left out, and ``NAME_abstained`` is 1.0 instead.
+        """
+        return VerifiersReward(self, self.name, metric)
+
+    def close(self) -> None:
+        """End the workers; they start again when they are needed. Also happens when the object is collected."""
+        self._pool.close()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Travel without the workers."""
+        return Reward, tuple(getattr(self, one.name) for one in fields(self))
+
+    @cached_property
+    def _pool(self) -> Pool:
+        return Pool(self._start, self.workers)
+
+    def _start(self) -> Workers:
+        if self.kind not in _WORKERS:
+            adapter = f"{_reward_worker.__file__}:function"
+            return Workers(self.source, 1, self.deadline, self.memory_mb, adapter=adapter)
+        file = _WORKERS[self.kind]
+        return Workers(
+            f"{file}:{self.kind}",
+            1,
+            self.deadline,
+            self.memory_mb,
+            adapter=f"{file}:ready",
+            start_deadline=START,
+            environment={_reward_worker.SPEC: self.source},
+        )
+
+    def _loaded(self) -> Mapping[str, Any]:
+        """Score an empty completion, so that a model which cannot be loaded says so now."""
+        said = self.score([Problem("", "?")], [""])
+        if isinstance(said[0], Abstain):
+            raise SettingError(f"the reward model {self.source} cannot be used: {said[0].reason}")
+        return {}
+
+    def _described(self) -> Mapping[str, Any]:
+        asked = {"do": "describe", "spec": self.source}
+        try:
+            (answer,) = self._pool.ask([asked], 120.0)
+        except SettingError as error:
+            reason = re.sub(r"^(?:Setting|Data)Error: ", "", str(error))
+            more = "; exact, math and python check any row's answer" if reason.startswith("unknown task") else ""
+            raise SettingError(f"the reward {self.source!r} cannot be loaded: {reason}{more}") from None
+        if isinstance(answer, Abstain):
+            raise SettingError(f"the reward {self.source!r} cannot be loaded: {answer.reason}")
+        if answer.value.get("turns"):
+            _log.info("%s: a task with tools; its checker reads the whole text, calls and results", self.source)
+        if "kind" in answer.value and answer.value["kind"] is None:
+            raise SettingError(
+                f"{self.source!r} takes {', '.join(answer.value['named']) or 'nothing'}; a reward takes completions "
+                "(TRL) or solution_str and ground_truth (verl)"
+            )
+        return answer.value
+
+    def judged(
+        self, problems: Sequence[Problem], texts: Sequence[str], columns: Mapping[str, Sequence[Any]] | None = None
+    ) -> tuple[list[float | Abstain], Mapping[str, Any]]:
+        """What it says, and what a TRL function logged."""
+        if not texts:
+            return [], {}
+        if self.kind == "trl" and columns is None:
+            columns = columns_of(problems, [*map(_rollout, problems, texts)])
+        if columns is not None:
+            payloads = [{"do": "batch", "columns": jsonable(columns)}]
+        else:
+            payloads = [self._payload(problem, text) for problem, text in zip(problems, texts, strict=True)]
+        answers = self._pool.ask(payloads, self.deadline)
+        width = len(texts) // len(payloads)
+        found = [one for answer in answers for one in self._read(answer, width)]
+        logged = answers[0].value if self.kind == "trl" and isinstance(answers[0], Result) else {}
+        return found, {key: logged.get(key, {}) for key in ("metrics", "extra")}
+
+    def _payload(self, problem: Problem, text: str) -> dict[str, Any]:
+        prompt = problem.prompt if isinstance(problem.prompt, str) else [dict(m) for m in problem.prompt]
+        if self.kind == "model":
+            return {"do": "batch", "folder": self.source, "prompts": [prompt], "texts": [text]}
+        if self.kind == "task":
+            row = {"id": problem.id, "prompt": prompt, "answer": problem.answer, "meta": jsonable(problem.meta)}
+            return {"do": "batch", "spec": self.source, "fact": self.fact, "problems": [row], "texts": [text]}
+        meta = problem.meta
+        info = meta.get("extra_info")
+        row = {
+            "data_source": meta.get("data_source", meta.get("task", "")),
+            "solution_str": without_end_marks(text),
+            "ground_truth": problem.answer,
+            "extra_info": info if isinstance(info, Mapping) else dict(meta),
+        }
+        return {"do": "batch", "columns": {name: [jsonable(value)] for name, value in row.items()}}
+
+    def _read(self, answer: Result | Abstain, count: int) -> list[float | Abstain]:
+        if isinstance(answer, Abstain):
+            return [Abstain(f"{self.name}: {answer.reason}")] * count
+        given = answer.value
+        if "missing" in given:
+            name = given["missing"][0]
+            raise WiringError(
+                f"reward {self.source!r} needs the column {name!r}{nearest(name, given['offered'])}; the data offers "
+                f"{', '.join(given['offered'])}"
+            )
+        wanted = f"one number or None for each of the {count} completions"
+        if "shape" in given:
+            raise RunError(f"reward {self.source!r} returned {given['shape']}; it must return a list, {wanted}")
+        if len(given["rewards"]) != count:
+            raise RunError(f"reward {self.source!r} returned {len(given['rewards'])} rewards; it must return {wanted}")
+        return [self._number(value) for value in given["rewards"]]
+
+    def _number(self, value: Any) -> float | Abstain:
+        if value is None:
+            return Abstain(f"{self.name}: returned None")
+        if isinstance(value, dict):
+            return Abstain(
+                f"{self.name}: {value.get('error') or 'returned a ' + str(value.get('type')) + ', no number'}"
+            )
+        return float(value) if math.isfinite(value) else Abstain(f"{self.name}: returned {value}")
+
+    def check(self, offered: Sequence[str], recorded: bool) -> None:
+        """Refuse rows that a task cannot judge. Raises WiringError naming what they lack."""
+        keyed = self.kind == "task" and self.source in CHECKERS
+        lacks = [name for name in self.needs if name not in offered]
+        if keyed and not {"answer", "solution", "ground_truth"} & set(offered):
+            lacks = ["answer"]
+        if lacks and not recorded:
+            raise WiringError(
+                f"reward {self.source!r} needs the column {lacks[0]!r}{nearest(lacks[0], list(offered))}, and the data "
+                f"offers {', '.join(offered)}; `truegain convert` makes data that it can judge"
+            )
+
+
+def _with(reward: Reward, **changed: Any) -> Reward:
+    """A changed copy that goes on with the same workers."""
+    made = replace(reward, **changed)
+    made.__dict__["_pool"] = reward._pool
+    return made
+
+
+def _named(function: Callable[..., Any]) -> str:
+    """``pkg.mod:fn`` of a function. Raises SettingError for one that a worker could not find again."""
+    module, name = getattr(function, "__module__", None), getattr(function, "__qualname__", "<")
+    if module == "__main__":
+        module = getattr(sys.modules["__main__"], "__file__", None)
+    if module is None or "<" in name:
+        raise SettingError(f"{name!r} has no name to find it by in a worker process: define it in a file, by def")
+    return f"{module}:{name}"
+
+
+def _short(source: str) -> str:
+    """A name for logs: the function's, the task's or the file's."""
+    if is_function(source):
+        return re.split(r"[:.]", source)[-1]
+    return re.sub(r"\W+", "_", Path(source.split(",")[0].rstrip("/")).stem).strip("_") or "reward"
+
+
+def _rollout(problem: Problem, text: str) -> Rollout:
+    return Rollout(problem, (), (), (), text, "stop", ())
