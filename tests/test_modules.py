@@ -36,7 +36,7 @@ OPTIONAL = (
 MODULES = ["truegain", *sorted(m.name for m in pkgutil.walk_packages(truegain.__path__, "truegain."))]
 
 # Modules that are about one package, which its users have installed.
-ABOUT = {"truegain.hosts.trl": "trl", "truegain.hosts.verifiers": "verifiers"}
+ABOUT = {"truegain.hosts.trl": "trl", "truegain.hosts.verifiers": "verifiers", "truegain.hosts.verl": "verl"}
 
 # Run in a fresh interpreter, where importing an optional package fails as it does without its extra.
 WITHOUT_EXTRAS = """

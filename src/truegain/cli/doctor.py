@@ -130,6 +130,7 @@ def examine() -> Iterator[Finding]:
         _sandbox,
         _embedded,
         _writing,
+        _verl,
     )
     for look in looks:
         try:
@@ -321,6 +322,27 @@ def _writing() -> Iterator[Finding]:
         yield Finding("writing", "ok", f"runs can be written in {place}")
     except OSError as error:
         yield Finding("writing", "broken", f"{place}: {error.strerror}", "go to a folder of yours, or give --out")
+
+
+def _verl() -> Iterator[Finding]:
+    """How the plugin fared when verl last loaded it: verl keeps a plugin's error to itself."""
+    from truegain.hosts import verl_record
+
+    found = verl_record.read()
+    if not found:
+        if _there("verl"):
+            yield Finding("verl plugin", "note", "verl has never loaded it", "python -c 'import verl', then look again")
+        return
+    loaded, failed = found.get("loaded"), found.get("failed")
+    last = max((one for one in (loaded, failed) if one), key=lambda one: str(one["time"]))
+    under = ", ".join(f"{name} {number}" for name, number in last.get("versions", {}).items() if number)
+    if last is failed:
+        mend = f"mend that, then look again (kept in {verl_record.place()})"
+        yield Finding("verl plugin", "note", f"failed at {last['time']} ({under}): {last.get('error', '')}", mend)
+        return
+    before = f"; a load failed at {failed['time']}: {failed.get('error', '')}" if failed else ""
+    config = f", knobs from {last['config']}" if last.get("config") else ""
+    yield Finding("verl plugin", "ok", f"loaded at {last['time']} ({under}){config}{before}")
 
 
 def _print(found: list[Finding]) -> None:

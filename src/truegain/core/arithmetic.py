@@ -200,12 +200,24 @@ def loss_of(
         offered = dict(columns)
         if advantage is not None:
             offered["advantage"] = offered["target"] = advantage[index, :width]
-        per_token = torch.zeros(mask.shape, device=mask.device)
-        for member in members(term.surrogate):
-            per_token = per_token + _run(member, offered, facts, logs, tuple(mask.shape), mask)
-        # Outside the mask a surrogate may hold anything, NaN included: it is cut before the product.
-        loss = loss + (per_token.masked_fill(~mask, 0.0) * weight[index, :width]).sum()
+        per_token, extra = token_losses(term, offered, facts)
+        logs = merge(logs, extra)
+        loss = loss + (per_token * weight[index, :width]).sum()
     return loss, logs
+
+
+def token_losses(term: Term, columns: Mapping[str, Tensor], facts: Facts) -> tuple[Tensor, Logs]:
+    """The sum of a term's surrogates at each token, [B,T], zero outside ``mask``: for hosts that aggregate themselves.
+
+    ``columns`` are those of the forward pass beside ``mask``, and ``advantage`` where the term's surrogates name it.
+    """
+    mask = columns["mask"]
+    logs: Logs = {}
+    per_token = torch.zeros(mask.shape, device=mask.device)
+    for member in members(term.surrogate):
+        per_token = per_token + _run(member, columns, facts, logs, tuple(mask.shape), mask)
+    # Outside the mask a surrogate may hold anything, NaN included: it is cut before the product.
+    return per_token.masked_fill(~mask, 0.0), logs
 
 
 def named_columns(form: Train | Fit | Decode) -> frozenset[str]:

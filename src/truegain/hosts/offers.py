@@ -27,7 +27,9 @@ class Offer:
     ``when`` says the same of single components, by full name. ``why`` says of some absent columns and kinds, and of
     single components, why the host cannot have them. ``kinds`` maps a kind to where it runs; a component of another
     kind that only fills columns which the host has anyway is not run, and nothing is missing. ``roles`` are the columns
-    that a model beside the policy may fill.
+    that a model beside the policy may fill. ``seen`` maps a kind to the columns that its place is handed, where they
+    are not all; ``fact_needs`` says what has to be set for a loop fact. ``settings`` maps a component to the host's own
+    setting that does the same within a recipe; ``one_loss`` is a host with a place for one term.
     """
 
     host: str
@@ -39,6 +41,10 @@ class Offer:
     why: Mapping[str, str] = field(default_factory=dict)
     when: Mapping[str, str] = field(default_factory=dict)
     roles: frozenset[str] = frozenset()
+    seen: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    fact_needs: Mapping[str, str] = field(default_factory=dict)
+    settings: Mapping[str, str] = field(default_factory=dict)
+    one_loss: bool = False
 
     def installed(self) -> str | None:
         """The version that is installed here, None without one."""
@@ -74,7 +80,7 @@ def refusal(spec: Spec, given: Offer, more: frozenset[str] = frozenset()) -> Ref
     >>> from truegain.methods import objective
     >>> refusal(spec_of(objective.ppo_clip), offer("verl"))
     >>> print(refusal(spec_of(objective.entropy_bonus), offer("verl")).sentence)
-    objective.entropy_bonus needs column 'entropy', which verl 0.9.1 does not supply: it comes from the learner
+    objective.entropy_bonus needs column 'entropy', which verl 0.9.1 does not supply: its losses are not handed it; ...
     """
     name = f"{given.host} {given.tested}"
     if stands_in(spec, given, more):
@@ -85,9 +91,12 @@ def refusal(spec: Spec, given: Offer, more: frozenset[str] = frozenset()) -> Ref
         return Refusal(
             spec.full_name, spec.kind, f"{spec.full_name} is a {spec.kind}, which {name} cannot run: {reason}"
         )
+    seen = given.seen.get(spec.kind, given.columns)
     for column in spec.inputs:
-        if column in COLUMNS and column not in given.columns and column not in more:
+        if column in COLUMNS and not (column in given.columns and column in seen) and column not in more:
             reason = given.why.get(column, f"it comes from {COLUMNS[column].provider}")
+            if column in given.columns:
+                reason = f"{given.kinds[spec.kind]} is not handed it"
             sentence = f"{spec.full_name} needs column {column!r}, which {name} does not supply: {reason}"
             return Refusal(spec.full_name, column, sentence)
     for fact in spec.facts:
@@ -112,7 +121,8 @@ def conditions(spec: Spec, given: Offer) -> tuple[str, ...]:
     if spec.full_name in given.when:
         return (given.when[spec.full_name],) if given.when[spec.full_name] else ()
     names = spec.fills if stands_in(spec, given) else spec.inputs
-    return tuple(dict.fromkeys(given.columns[name] for name in names if given.columns.get(name)))
+    found = [given.columns.get(name, "") for name in names] + [given.fact_needs.get(fact, "") for fact in spec.facts]
+    return tuple(dict.fromkeys(filter(None, found)))
 
 
 def form_of(recipe: str | Train, host: str) -> Train:
@@ -155,7 +165,11 @@ def refusals(form: Train, given: Offer, more: frozenset[str] = frozenset()) -> l
     for stage, member in form_members(form):
         if stage == "score" and "score" in given.kinds:
             filled |= set(spec_of(member).fills)
-    found = [refusal(spec_of(member), given, filled) for _, member in form_members(form)]
+    specs = [spec_of(member) for _, member in form_members(form)]
+    found = [refusal(spec, given, filled) for spec in specs if spec.full_name not in given.settings]
+    if given.one_loss and len(form.terms) > 1:
+        sentence = f"the form has {len(form.terms)} terms, and {given.host} {given.tested} has a place for one loss"
+        found.append(Refusal("terms", "terms", sentence))
     return [one for one in found if one is not None] + _role_refusals(form, given, more)
 
 
@@ -180,7 +194,10 @@ def needs(form: Train, given: Offer) -> tuple[str, ...]:
     """What has to be set in the host for the form as a whole."""
     own = {*form.segment, *(name for member in members(form.score) for name in spec_of(member).fills)}
     met = {given.columns.get(name, "") for name in own if "score" in given.kinds or name in form.segment}
-    found = [need for _, member in form_members(form) for need in conditions(spec_of(member), given)]
+    found: list[str] = []
+    for spec in (spec_of(member) for _, member in form_members(form)):
+        own_setting = given.settings.get(spec.full_name)
+        found += conditions(spec, given) if own_setting is None else (own_setting,)
     return tuple(dict.fromkeys(need for need in found if need not in met))
 
 
@@ -196,6 +213,11 @@ _ALWAYS = dict.fromkeys(("tokens", "mask", "group", "reward", "reward_parts", "a
 _TEXT = "answered confidence conciseness correct false_accept false_reject level reflections score tool_calls tool_cost"
 BY_FUNCTION = frozenset(f"{_TEXT} tool_errors model_reward step_reward test_pass turn_reward".split())
 """Columns that follow from text and data, so that a function of the user's may fill them where a host allows it."""
+
+_ACTOR = "actor_rollout_ref.actor"
+_VERL_ESTIMATOR = frozenset(
+    {"mask", "group", "score", "reward", "reward_parts", "turn", "correct", "step", "step_reward", "turn_reward"}
+)
 
 OFFERS: dict[str, Offer] = {
     "trl": Offer(
@@ -255,10 +277,46 @@ OFFERS: dict[str, Offer] = {
         package="verl",
         tested="0.9.1",
         kinds={
+            "reward": "register_adv_est",
             "credit": "register_adv_est",
             "surrogate": "register_policy_loss",
         },
-        columns={"mask": "", "group": "", "reward": "", "advantage": "", "turn": "", "old_logp": "", "logp": ""},
+        columns={
+            **dict.fromkeys(("mask", "group", "score", "reward", "reward_parts", "advantage", "turn"), ""),
+            **dict.fromkeys(("old_logp", "logp"), ""),
+            "correct": "a reward that is 0 or 1",
+            **dict.fromkeys(("step", "step_reward", "turn_reward"), "a reward manager that places dense rewards"),
+        },
+        seen={
+            "reward": _VERL_ESTIMATOR,
+            "credit": _VERL_ESTIMATOR | {"advantage"},
+            "surrogate": frozenset({"mask", "turn", "advantage", "old_logp", "logp"}),
+        },
+        facts=frozenset({"max_tokens"}),
+        fact_needs={"max_tokens": "max_tokens in the file that TRUEGAIN_VERL_CONFIG names"},
+        settings={
+            "objective.token_mean": f"{_ACTOR}.loss_agg_mode=token-mean",
+            "objective.sequence_mean": f"{_ACTOR}.loss_agg_mode=seq-mean-token-mean",
+            "objective.sequence_sum": f"{_ACTOR}.loss_agg_mode=seq-mean-token-sum",
+            "objective.token_sum": f"{_ACTOR}.loss_agg_mode=token-sum",
+            "objective.limit_mean": f"{_ACTOR}.loss_agg_mode=seq-mean-token-sum-norm with loss_scale_factor",
+            "objective.kl_to_reference": f"{_ACTOR}.use_kl_loss=True with kl_loss_coef and kl_loss_type",
+            "objective.entropy_bonus": f"{_ACTOR}.entropy_coeff",
+            "objective.minibatches": f"{_ACTOR}.ppo_mini_batch_size and ppo_epochs",
+            "reward.outcome": "a reward function of verl's",
+            "exploration.dynamic_sampling": "algorithm.filter_groups.enable=True",
+        },
+        roles=frozenset({"ref_logp"}),
+        one_loss=True,
+        why={
+            "key": "it has no draws of a row's own",
+            "truncated": "its estimators do not see why a completion ended",
+            "tokens": "its estimators are not handed the token ids",
+            "old_value": "its estimators, gae apart, are not handed the critic's values",
+            "ref_logp": "neither estimators nor losses are handed it; its own KL terms are actor.use_kl_loss and "
+            "algorithm.use_kl_in_reward",
+            "entropy": "its losses are not handed it; its own bonus is actor.entropy_coeff",
+        },
     ),
     "verifiers": Offer(host="verifiers", package="verifiers", tested="0.4.0", kinds={}, columns={}),
 }
