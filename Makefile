@@ -18,9 +18,10 @@ unexport PYTHONDONTWRITEBYTECODE
 # OpenMP threads that spin starve their neighbours when a core is shared: one thread per test worker, no spinning.
 TEST_ENV := OMP_NUM_THREADS=1 GOMP_SPINCOUNT=0
 WORKERS ?= 2
+TRL ?= pinned
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-slow bench claims lint index clean
+.PHONY: help venv demo test test-slow contract-trl bench claims lint index clean
 
 help:  ## print this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 20
@@ -36,6 +37,12 @@ test: .venv/.dev  ## run the fast tests
 
 test-slow: .venv/.dev  ## run the tests that take minutes
 	$(TEST_ENV) $(BIN)/python -m pytest -m slow
+
+contract-trl: .venv/.dev  ## hold TRL to what we read of it: the pinned version, or TRL=newest, or TRL=1.17.0
+	@test "$(TRL)" = pinned || $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade \
+	--target .contract/trl $(if $(filter newest,$(TRL)),trl,trl==$(TRL))
+	$(TEST_ENV) $(if $(filter pinned,$(TRL)),,PYTHONPATH=.contract/trl) $(BIN)/python -m pytest --tb=line \
+	tests/hosts/test_trl_contract.py tests/hosts/test_trl_numbers.py tests/hosts/test_trl_runs.py
 
 bench: .venv/.dev  ## run every benchmarks/bench_*.py
 	@set -e; for file in benchmarks/bench_*.py; do echo "$$file"; $(BIN)/python "$$file"; done

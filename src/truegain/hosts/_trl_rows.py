@@ -105,10 +105,10 @@ def _turns(chosen: Sequence[int]) -> tuple[Turn, ...]:
     return tuple(Turn("policy" if chosen[a] else "tool", a, b) for a, b in pairwise(borders))
 
 
-def columns_of(form: Train, drawn: Drawn, given: Given, decode: Decode) -> tuple[dict[str, Tensor], Tensor]:
-    """Every column that TRL's rows give a form before a model is asked, and which rows abstained, [rows] bool.
+def columns_of(form: Train, drawn: Drawn, given: Given, decode: Decode) -> tuple[dict[str, Tensor], list[str]]:
+    """Every column that TRL's rows give a form before a model is asked, and per row why it abstains, if it does.
 
-    A row abstains if a reward function, a score or a column function that the form needs says nothing of it.
+    It does if a reward function, a score or a column function that the form needs says nothing of it.
     """
     reads = bool(form.segment or members(form.score) or given.functions)
     rollouts = drawn.rollouts(decode if reads else None)
@@ -121,11 +121,11 @@ def columns_of(form: Train, drawn: Drawn, given: Given, decode: Decode) -> tuple
     rollouts = _scored(form, rollouts)
     rollouts = _with_columns(drawn, given, rollouts, _pieces(rollouts, spans, segments.get("step")))
     needed = sorted(n for n in given.columns & named_columns(form) if COLUMNS[n].shape == "B")
-    abstained = torch.tensor([_says_nothing(r, needed) for r in rollouts], dtype=torch.bool)
+    silent = [_silence(r, needed) for r in rollouts]
     columns = to_columns(rollouts) | segments
     columns["group"] = torch.tensor(drawn.rows) // drawn.samples
     columns["role"] = torch.zeros_like(columns["group"])
-    return columns, abstained
+    return columns, silent
 
 
 def _scored(form: Train, rollouts: Sequence[Rollout]) -> list[Rollout]:
@@ -162,7 +162,7 @@ def _with_columns(
             raise DataError(f"columns[{column!r}] gave {len(values)} entries for {len(out)} completions: give one each")
         for i, value in enumerate(values):
             facts = {column: _nothing(column) if value is None else value}
-            why = {"abstained": f"columns[{column!r}]"} if value is None else {}
+            why = {"abstained": f"columns[{column!r}] gave None"} if value is None else {}
             out[i] = replace(out[i], facts={**out[i].facts, **facts, **why})
     return out
 
@@ -171,8 +171,11 @@ def _nothing(column: str) -> Any:
     return math.nan if COLUMNS[column].shape == "B" else []
 
 
-def _says_nothing(rollout: Rollout, needed: Sequence[str]) -> bool:
-    return "abstained" in rollout.facts or any(math.isnan(rollout.facts[name]) for name in needed)
+def _silence(rollout: Rollout, needed: Sequence[str]) -> str:
+    """Why the row cannot be used; an empty string if it can."""
+    if "abstained" in rollout.facts:
+        return str(rollout.facts["abstained"])
+    return next((f"a reward function gave None for {n!r}" for n in needed if math.isnan(rollout.facts[n])), "")
 
 
 def _pieces(

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import fields, replace
 from typing import Any
 
-from truegain.core import arithmetic
 from truegain.core.component import knobs_of, spec_of
 from truegain.core.errors import SettingError, WiringError, nearest
 from truegain.core.forms import Train, members
 from truegain.hosts._trl_rows import Given
-from truegain.hosts.offers import BY_FUNCTION, Offer, check, form_members
+from truegain.hosts.offers import BY_FUNCTION, Offer, form_members, stands_in
 from truegain.recipes.controls import on_user_score, with_user_score
 
 # What GRPOConfig says of rewards, advantages and losses, which the recipe says here.
@@ -81,12 +79,6 @@ def _check_steps(form: Train, args: Any) -> None:
                 f"GRPOConfig(steps_per_generation={wanted}, num_iterations={knobs['epochs']}); it has "
                 f"steps_per_generation={made}, num_iterations={iterations}"
             )
-    groups = [s.full_name for t in form.terms for s in map(spec_of, members(t.surrogate)) if "group" in s.inputs]
-    if groups and (made > 1 or args.world_size > 1):
-        raise SettingError(
-            f"{groups[0]} compares the rows of a group, which TRL spreads over micro-batches and processes: it runs on "
-            "one process with gradient_accumulation_steps=1 and steps_per_generation=1"
-        )
 
 
 def fitted(form: Train, given: Given) -> Train:
@@ -117,23 +109,22 @@ def check_columns(form: Train, offer: Offer, given: Given, samples_logp: bool) -
             raise SettingError(f"columns[{name!r}]: no function can fill that{hint}; {', '.join(sorted(BY_FUNCTION))}")
         if name in given.names:
             raise SettingError(f"columns[{name!r}] and a reward function fill the same column: leave one out")
-    check(form, offer, frozenset(given.functions))
     there = given.columns | {name for member in members(form.score) for name in spec_of(member).fills}
     absent = (BY_FUNCTION - there) | (frozenset() if samples_logp else {"engine_logp"})
     for _, member in form_members(form):
         spec = spec_of(member)
-        names = spec.fills if spec.kind not in offer.kinds else spec.inputs
-        for name in names:
-            if name in absent:
-                raise WiringError(
-                    f"{spec.full_name} {'fills' if name in spec.fills else 'needs'} column {name!r}, which "
-                    f"{offer.host} {offer.tested} has with {offer.columns[name]}"
-                )
+        for name in sorted(absent & {*(spec.fills if stands_in(spec, offer) else spec.inputs)}):
+            raise WiringError(
+                f"{spec.full_name} {'fills' if name in spec.fills else 'needs'} column {name!r}, which "
+                f"{offer.host} {offer.tested} has with {offer.columns[name]}"
+            )
 
 
 def without_stand_ins(form: Train, offer: Offer) -> Train:
-    """The form without the probes and roles whose columns the user's functions fill."""
+    """The form without the judges and models whose columns the user's functions fill."""
+    kept = {
+        stage: tuple(member for member in members(getattr(form, stage)) if not stands_in(spec_of(member), offer))
+        for stage in ("probe", "score")
+    }
     roles = {name: role for name, role in form.roles.items() if role.fills in offer.roles}
-    kinds: Mapping[str, Any] = {kind: () for kind in ("probe", "score") if kind not in offer.kinds}
-    assert not arithmetic.renews(form)
-    return replace(form, roles=roles, **kinds)
+    return replace(form, roles=roles, **kept)

@@ -24,12 +24,13 @@ class Offer:
     """What a host has for components. ``package`` is its name on PyPI, ``tested`` the version this was read from.
 
     ``columns`` maps a column to what has to be set for it to be there, an empty string where nothing has to be;
-    ``when`` says the same of single components, by full name. ``why`` says of some absent columns and kinds, and of
-    single components, why the host cannot have them. ``kinds`` maps a kind to where it runs; a component of another
-    kind that only fills columns which the host has anyway is not run, and nothing is missing. ``roles`` are the columns
-    that a model beside the policy may fill. ``seen`` maps a kind to the columns that its place is handed, where they
-    are not all; ``fact_needs`` says what has to be set for a loop fact. ``settings`` maps a component to the host's own
-    setting that does the same within a recipe; ``one_loss`` is a host with a place for one term.
+    ``when`` says the same of single components, by full name. ``why`` says of some absent columns and kinds, of single
+    components, and of all of a kind that name a column (``"surrogate group"``) why the host cannot have them. ``kinds``
+    maps a kind to where it runs; a component that only fills columns which the host has anyway is not missed. ``roles``
+    are the columns that a model beside the policy may fill. ``seen`` maps a kind to the columns that its place is
+    handed, where they are not all; ``fact_needs`` says what has to be set for a loop fact. ``settings`` maps a
+    component to the host's own setting that does the same within a recipe; ``one_loss`` is a host with a place for one
+    term.
     """
 
     host: str
@@ -93,6 +94,9 @@ def refusal(spec: Spec, given: Offer, more: frozenset[str] = frozenset()) -> Ref
         )
     seen = given.seen.get(spec.kind, given.columns)
     for column in spec.inputs:
+        if reason := given.why.get(f"{spec.kind} {column}"):
+            sentence = f"{spec.full_name} is a {spec.kind} that names {column!r}, which {name} cannot run: {reason}"
+            return Refusal(spec.full_name, column, sentence)
         if column in COLUMNS and not (column in given.columns and column in seen) and column not in more:
             reason = given.why.get(column, f"it comes from {COLUMNS[column].provider}")
             if column in given.columns:
@@ -112,8 +116,9 @@ def stands_in(spec: Spec, given: Offer, more: frozenset[str] = frozenset()) -> b
 
     What a probe learns by asking a model is part of the method, and nothing else stands in for it.
     """
-    judges = spec.kind not in given.kinds and bool(spec.fills) and "roles" not in spec.inputs
-    return judges and {*spec.fills} <= {*given.columns, *more}
+    absent = spec.kind not in given.kinds or spec.full_name in given.why
+    judges = bool(spec.fills) and "roles" not in spec.inputs
+    return absent and judges and {*spec.fills} <= {*given.columns, *more}
 
 
 def conditions(spec: Spec, given: Offer) -> tuple[str, ...]:
@@ -192,8 +197,9 @@ def _role_refusals(form: Train, given: Offer, more: frozenset[str]) -> list[Refu
 
 def needs(form: Train, given: Offer) -> tuple[str, ...]:
     """What has to be set in the host for the form as a whole."""
-    own = {*form.segment, *(name for member in members(form.score) for name in spec_of(member).fills)}
-    met = {given.columns.get(name, "") for name in own if "score" in given.kinds or name in form.segment}
+    scores = [spec_of(member) for member in members(form.score) if not stands_in(spec_of(member), given)]
+    own = {*form.segment, *(name for spec in scores for name in spec.fills)}
+    met = {given.columns.get(name, "") for name in own}
     found: list[str] = []
     for spec in (spec_of(member) for _, member in form_members(form)):
         own_setting = given.settings.get(spec.full_name)
@@ -258,6 +264,8 @@ OFFERS: dict[str, Offer] = {
             "fold": "TRL has no place for a state that changes knobs from step to step",
             "role": "TRL trains the policy, and keeps a frozen reference at most",
             "objective.turns_in_order": "TRL cuts its steps by rows, not by turns",
+            "reward.match_calls": "TRL does not record the calls that a rollout made",
+            "surrogate group": "TRL spreads the rows of a group over micro-batches, and this loss compares them",
             "cut": "TRL does not fork completions",
             "hidden": "TRL's log-probs come from a fused head, which keeps no hidden states",
             "top_ids": "TRL's log-probs come from a fused head, which keeps no other token's",

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -26,7 +27,7 @@ from truegain.core.forms import Train
 from truegain.core.kl import kl_estimate
 from truegain.hosts import _trl_settings as settings
 from truegain.hosts._trl_rows import ColumnFunction, Drawn, Given, columns_of
-from truegain.hosts.offers import OFFERS, form_of
+from truegain.hosts.offers import OFFERS, check, form_of
 from truegain.hosts.rounds import Round, begin_round, gathered
 from truegain.policy.policy import Policy
 
@@ -37,6 +38,7 @@ except ImportError as error:
 
 __all__ = ["TruegainGRPOTrainer"]
 
+_log = logging.getLogger(__name__)
 ROW = "truegain_row"
 # Our columns of a process's own rows, by TRL's names.
 _OWN = {"old_logp": "old_per_token_logps", "ref_logp": "ref_per_token_logps", "engine_logp": "sampling_per_token_logps"}
@@ -76,6 +78,7 @@ class TruegainGRPOTrainer(GRPOTrainer):
     ) -> None:
         """Check recipe and settings, then build TRL's trainer."""
         form = form_of(recipe, "trl")
+        check(form, OFFERS["trl"], frozenset(columns or {}))
         args = GRPOConfig() if args is None else copy.copy(args)
         settings.check_settings(form, args)
         beta = args.beta
@@ -200,7 +203,10 @@ class TruegainGRPOTrainer(GRPOTrainer):
         drawn = self._drawn
         drawn.tool, drawn.logp = out.get("tool_mask"), out.get("sampling_per_token_logps")
         decode = Policy(None, self._tokenizer, "trl").decode
-        columns, abstained = columns_of(self.form, drawn, self._given, decode)
+        columns, silent = columns_of(self.form, drawn, self._given, decode)
+        abstained = torch.tensor([bool(why) for why in silent])
+        if bool(abstained.all()):
+            _log.warning("step %d: no row of this process is trained on: %s", self.state.global_step, silent[0])
         width = columns["tokens"].shape[1]
         own = {ours: out[theirs] for ours, theirs in _OWN.items() if theirs in out}
         columns |= {name: value[:, :width].detach().float() for name, value in own.items()}
