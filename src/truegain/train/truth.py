@@ -13,14 +13,14 @@ import numpy as np
 from truegain.core import arithmetic
 from truegain.core.batch import Batch
 from truegain.core.component import spec_of
-from truegain.core.errors import DataError
 from truegain.core.forms import members
-from truegain.core.types import Engine, Problem, Rollout, Sampling, Split, Task
+from truegain.core.types import Engine, Problem, Rollout, Sampling, Split
 from truegain.methods.evaluation import Estimate, best_temperature, clustered_mean, kl_estimate, proportion_mean
 from truegain.policy.policy import Policy
 from truegain.rollout.batch import to_columns
 from truegain.rollout.collect import collect
 from truegain.rollout.engines import engine_for
+from truegain.tasks.fixed import fixed_problems
 from truegain.train.learner import logp_pass
 
 if TYPE_CHECKING:
@@ -28,25 +28,6 @@ if TYPE_CHECKING:
 
 TEMPERATURES = (0.0, 0.3, 0.6, 1.0)
 """Decoding temperatures that dev chooses from; 0 is greedy, one sample."""
-
-
-def fixed_problems(task: Task, split: Split, count: int) -> list[Problem]:
-    """The first ``count`` different problems of a split, the same for every run, seed and arm.
-
-    Fewer when the split has fewer; an unlimited task is searched for at most ``20 * count`` draws.
-    """
-    size = task.size(split)
-    found: dict[str, Problem] = {}
-    for index in range(20 * count if size is None else size):
-        problem = task.problem(split, index)
-        found.setdefault(problem.id, problem)
-        if len(found) == count:
-            break
-    if len(found) < 2:
-        raise DataError(
-            f"task {task.name!r} has {len(found)} problems in its {split} split; an interval needs 2 or more"
-        )
-    return list(found.values())
 
 
 def look(setup: Setup, engine: Engine, base: Policy, *, step: int) -> dict[str, Any]:

@@ -123,18 +123,23 @@ def judge_look(
     level: float = 0.05,
     horizon: int = 20,
     margin: float = 0.0,
+    told: float | None = None,
+    spent: int = 0,
 ) -> GapLook:
     """Judge one more look, with a score per problem; ``before`` are the scores of the looks that it is held against.
 
-    Those are all earlier ones, or, after an alarm that somebody answered by going on, those since then.
+    Those are all earlier ones, or, after an alarm that somebody answered by going on, those since then. ``told`` is the
+    mean to report and to choose the best look by, where that is not the scores' own (a hold-out that is to be reused).
+    ``spent`` counts looks that used their share of the level and are not among the earlier ones, as they were undone.
     """
     differences = check_scores(before) - check_scores(gold)
 
     def evidence(least: float) -> Float[np.ndarray, "R"]:
         return log_wealth(differences, least)
 
+    mean = _known_mean(gold) if told is None else told
     return judge(
-        earlier, step, _known_mean(gold), proxy, len(before), evidence, level=level, horizon=horizon, margin=margin
+        earlier, step, mean, proxy, len(before), evidence, level=level, horizon=horizon, margin=margin, spent=spent
     )
 
 
@@ -149,6 +154,7 @@ def judge(
     level: float,
     horizon: int,
     margin: float,
+    spent: int = 0,
 ) -> GapLook:
     """The verdict on a look from the evidence, per reference, that gold has fallen by more than a margin."""
     known = [look for look in earlier if not math.isnan(look.gold)]
@@ -156,7 +162,7 @@ def judge(
     for look in reversed(known):
         if math.isnan(most) or look.gold >= most:
             best, most, told = look.step, look.gold, look.proxy
-    needed = -math.log(spent_level(max(len(earlier), 1), level=level, horizon=horizon))
+    needed = -math.log(spent_level(max(len(earlier) + spent, 1), level=level, horizon=horizon))
     gap = math.nan if math.isnan(gold) else most - gold
     if not references:
         return GapLook(step, gold, proxy, best, gap, 0.0, needed, 0.0, False, "")
