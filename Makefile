@@ -11,8 +11,9 @@ BIN := .venv/bin
 
 # --no-compile: byte-compiling every file of torch, sympy and transformers takes as long as installing them; Python
 # compiles the few that are used on first import. For that it must be allowed to write them.
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input --no-compile -c constraints.txt \
-       $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) $(TORCH)
+PIP_OPTIONS := --quiet --disable-pip-version-check --no-input --no-compile -c constraints.txt \
+               $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) $(TORCH)
+PIP := $(BIN)/python -m pip install $(PIP_OPTIONS)
 unexport PYTHONDONTWRITEBYTECODE
 
 # OpenMP threads that spin starve their neighbours when a core is shared: one thread per test worker, no spinning.
@@ -24,7 +25,7 @@ TRL ?= pinned
 .PHONY: help venv demo test test-slow contract-trl bench claims lint index clean
 
 help:  ## print this list
-	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 20
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 26
 
 venv: .venv/.base  ## set .venv up with what running needs
 
@@ -58,6 +59,20 @@ lint: .venv/.dev  ## check style and types
 index: .venv/.dev  ## write the generated files again: the list of systems, the tables in README and docs
 	$(BIN)/python -m truegain.cli.index
 
+# Hosts whose pins need not agree with ours have an environment of their own.
+# VERIFIERS=newest     what `make contract-verifiers` holds the adapter against: newest, or a version
+VERIFIERS_PIN := $(shell sed -n 's/^verifiers==//p' constraints.txt)
+VERIFIERS ?= newest
+.PHONY: venv-verifiers test-verifiers contract-verifiers
+
+venv-verifiers: .venv-verifiers/.ready  ## set up .venv-verifiers: truegain beside the pinned verifiers
+
+test-verifiers: .venv-verifiers/.ready  ## run the tests of the verifiers host against the pinned wheel
+	$(TEST_ENV) .venv-verifiers/bin/python -m pytest tests/hosts/on_verifiers
+
+contract-verifiers: .venv-verifiers/.ready  ## the same against VERIFIERS=newest; the last line says what changed
+	@.venv-verifiers/bin/python tests/hosts/on_verifiers/against.py $(VERIFIERS) $(VERIFIERS_PIN)
+
 clean:  ## remove .venv and caches; runs/ stays
 	rm -rf .venv .pytest_cache .ruff_cache .hypothesis
 
@@ -78,3 +93,9 @@ $(BIN)/python:
 	@echo "installing truegain with its test tools into .venv ..."
 	@$(PIP) -e '.[dev,data,gguf,gym,lora,math,trl]'
 	@touch .venv/.base $@
+
+.venv-verifiers/.ready: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "installing truegain with verifiers $(VERIFIERS_PIN) into .venv-verifiers ..."
+	@$(BIN)/python -m venv --clear .venv-verifiers
+	@.venv-verifiers/bin/python -m pip install $(PIP_OPTIONS) -e '.[verifiers,data]' pytest beartype hypothesis
+	@touch $@

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from truegain.core.types import Abstain
+from truegain.core.types import Abstain, Problem
 from truegain.hosts.data import RECORD, from_verl_row, problem_of
 from truegain.tasks._file_rows import is_message
 
@@ -107,12 +107,7 @@ class VerifiersReward:
 
     async def __call__(self, trace: Any, task: Any) -> float | dict[str, float]:
         """Judge a trace by its last reply. The worker is waited for off the event loop."""
-        row = {name: value for name, value in task.model_dump(mode="json").items() if value is not None}
-        self.reward.check(sorted(row), RECORD in row)
-        row = {"answer": row["ground_truth"], **row} if "ground_truth" in row else row
-        if not isinstance(row.get("prompt"), str) and not all(map(is_message, row.get("prompt") or [None])):
-            row["prompt"] = task.prompt_text or "?"
-        _, problem = problem_of(row, f"task {row.get('id') or row.get('idx', '')}")
+        problem = problem_from(task, self.reward)
         (said,) = await asyncio.to_thread(self.reward.score, [problem], [trace.last_reply])
         if not isinstance(said, Abstain):
             return said
@@ -120,6 +115,20 @@ class VerifiersReward:
         if self.metric:
             return {f"{self.name}_abstained": 1.0}
         raise Abstained(said.reason)
+
+
+def problem_from(task: Any, reward: Reward | None = None) -> Problem:
+    """The problem in a v1 task's data: ours as it was, or its prompt and answer, the other fields as meta.
+
+    Raises WiringError where ``reward`` cannot judge it.
+    """
+    row = {name: value for name, value in task.model_dump(mode="json").items() if value is not None}
+    if reward is not None:
+        reward.check(sorted(row), RECORD in row)
+    row = {"answer": row["ground_truth"], **row} if "ground_truth" in row else row
+    if not isinstance(row.get("prompt"), str) and not all(map(is_message, row.get("prompt") or [None])):
+        row["prompt"] = task.prompt_text or "?"
+    return problem_of(row, f"task {row.get('id') or row.get('idx', '')}")[1]
 
 
 def _text(completion: Any) -> str:

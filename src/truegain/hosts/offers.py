@@ -326,6 +326,46 @@ OFFERS: dict[str, Offer] = {
             "entropy": "its losses are not handed it; its own bonus is actor.entropy_coeff",
         },
     ),
-    "verifiers": Offer(host="verifiers", package="verifiers", tested="0.4.0", kinds={}, columns={}),
+    "verifiers": Offer(
+        host="verifiers",
+        package="verifiers",
+        tested="0.4.0",
+        kinds={
+            "score": "TaskConfig.rewards or TaskConfig.metrics",
+            "reward": "TaskConfig.rewards or TaskConfig.metrics",
+        },
+        columns={
+            "truncated": "",
+            "key": "",
+            "mask": "--client.type train, which records token ids",
+            "tokens": "--client.type train, which records token ids",
+            "turn": "--client.type train, which records token ids",
+            "engine_logp": "--client.type train, which records token ids",
+            "reward": "of=TASK, whose reward it changes",
+            "correct": "of=TASK, whose checker gives it",
+            "answered": "of=TASK, whose checker gives it",
+            "score": "of=REWARD, a function or a task with partial credit",
+        },
+        facts=frozenset({"max_tokens"}),
+        fact_needs={"max_tokens": "sampling.max_tokens"},
+        when={
+            "objective.outcome_level": "of=TASK, whose checker gives what it ranks by",
+            "verifier.noisy_checker": "of=TASK, whose checker it makes err",
+        },
+        why={
+            "group": "a reward sees one trace; what compares traces is Env.finalize's",
+            "old_logp": "a trace is judged before the trainer has seen it",
+            "ref_logp": "a trace is judged before the trainer has seen it",
+            "entropy": "a trace is judged before the trainer has seen it",
+            "reward.match_calls": "it gives a number for each turn, and a reward of verifiers is one number",
+            **dict.fromkeys(
+                ("segment", "credit", "weight", "surrogate", "plan", "select"),
+                "verifiers makes and judges episodes and trains nothing; read_traces gives its traces as rollouts",
+            ),
+            **dict.fromkeys(
+                ("resample", "probe", "search", "sampler"), "the harness draws what it draws; a reward cannot ask it"
+            ),
+        },
+    ),
 }
 """What was read from each host at its tested version; the contract tests hold these against the installed one."""

@@ -103,6 +103,17 @@ class Reward:
         """
         return self.judged(problems, texts, columns)[0]
 
+    def facts(self, problem: Problem, text: str) -> Mapping[str, float] | Abstain:
+        """All that a task's checker finds which is a number; for any other reward the number as ``score``."""
+        if self.kind != "task":
+            (said,) = self.score([problem], [text])
+            return said if isinstance(said, Abstain) else {"score": said}
+        (answer,) = self._pool.ask([{**self._payload(problem, text), "fact": None}], self.deadline)
+        given = answer.reason if isinstance(answer, Abstain) else answer.value["rewards"][0].get("error")
+        if given is not None or isinstance(answer, Abstain):
+            return Abstain(f"{self.name}: {given}")
+        return answer.value["rewards"][0]["facts"]
+
     def as_trl(self) -> TrlReward:
         """A function for ``reward_funcs``: None where it abstains, which TRL takes out of the baseline.
 

@@ -22,24 +22,29 @@ except ImportError as error:
 
 from truegain.core.errors import DataError, SettingError
 from truegain.core.types import Problem, Split
+from truegain.hosts._component import ComponentReward, component, read_knob, registry
 from truegain.hosts.data import CHECKED_BY, for_messages, from_record, from_trl, problems_of, record_of
 from truegain.hosts.rewards import Reward, VerifiersReward
 from truegain.hosts.traces import read_traces, rollouts_of
 
-__all__ = ["TruegainTaskset", "plugged", "read_traces", "rollouts_of", "to_taskset"]
+__all__ = ["TruegainTaskset", "component", "plugged", "read_traces", "rollouts_of", "to_taskset"]
 
 _KNOBS: dict[str, Any] = {"fact": str, "deadline": float, "workers": int, "name": str}
 
 
-def plugged(spelled: str) -> VerifiersReward:
+def plugged(spelled: str) -> VerifiersReward | ComponentReward:
     """The reward or metric that ``fn = "truegain.hosts.verifiers:SPELLED"`` names.
 
     ``SPELLED`` is a source of `Reward.of`, with ``|`` for each colon, as verifiers splits at the last one:
     ``exact``, ``math``, ``sort,level=3``, ``gym|leg_counting``, ``my_rewards.py|score``. ``;KEY=VALUE`` behind it sets
-    fact, deadline, workers or name. ``metric.`` before it makes one for ``metrics``, which is left out where it
+    fact, deadline, workers or name. A score or reward component is spelled ``room.name``, its knobs and ``;of=TASK``
+    behind it, see `component`. ``metric.`` before it all makes one for ``metrics``, which is left out where it
     abstains. Raises SettingError for what cannot be loaded.
     """
     source, *settings = spelled.removeprefix("metric.").split(";")
+    metric = spelled.startswith("metric.")
+    if source in registry():
+        return _component(spelled, source, settings, metric)
     knobs: dict[str, Any] = {}
     for setting in settings:
         key, equals, text = setting.partition("=")
@@ -50,11 +55,25 @@ def plugged(spelled: str) -> VerifiersReward:
         except ValueError:
             raise SettingError(f"{spelled!r}: {key} cannot be {text!r}") from None
     reward = Reward.of(source.replace("|", ":"), **knobs)
-    return reward.as_verifiers(metric=spelled.startswith("metric."))
+    return reward.as_verifiers(metric=metric)
+
+
+def _component(spelled: str, name: str, settings: list[str], metric: bool) -> ComponentReward:
+    knobs: dict[str, Any] = {}
+    of = None
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        if not equals:
+            raise SettingError(f"{spelled!r}: {setting!r} is no setting; write ;of=TASK or ;KNOB=VALUE")
+        if key == "of":
+            of = Reward.of(text.replace("|", ":"))
+        else:
+            knobs[key] = read_knob(registry()[name], key, text)
+    return component(name, of=of, metric=metric, **knobs)
 
 
 @cache
-def __getattr__(name: str) -> VerifiersReward:
+def __getattr__(name: str) -> VerifiersReward | ComponentReward:
     if name.startswith(("_", "pytest")):
         raise AttributeError(name)
     return plugged(name)

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from numbers import Real
 from typing import Any
 
 from truegain.runtime._batch_call import batched, home_of, number, parameters
@@ -108,9 +109,12 @@ def _rollout(row: Mapping[str, Any], text: str) -> Any:
     return Rollout(problem, (), (), (), text, "stop", (Turn("policy", 0, 0),))
 
 
-def _fact(found: Any, fact: str) -> Any:
+def _fact(found: Any, fact: str | None) -> Any:
+    """One of a task's facts; all that are a number when ``fact`` is None."""
     if hasattr(found, "reason"):
         return {"error": found.reason}
+    if fact is None:
+        return {"facts": {name: float(value) for name, value in found.items() if isinstance(value, Real)}}
     return {"error": f"it gives no {fact!r}"} if fact not in found else number(found[fact])
 
 
