@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -25,7 +26,9 @@ def hosts(host: Name = None, of: Only = None, json: Json = False) -> None:
     from truegain.hosts.offers import OFFERS, offer
 
     chosen = [offer(host)] if host else list(OFFERS.values())
-    found = [_host(one, of) for one in chosen]
+    found = [_host(one) for one in chosen]
+    if of is not None:
+        found = _named(found, of)
     if json:
         print_json(found)
     elif host or of:
@@ -35,10 +38,8 @@ def hosts(host: Name = None, of: Only = None, json: Json = False) -> None:
         _overview(found)
 
 
-def _host(given: Offer, of: str | None) -> dict[str, Any]:
+def _host(given: Offer) -> dict[str, Any]:
     rows = [*_components(given), *_recipes(given)]
-    if of is not None:
-        rows = _named(rows, of)
     facts = {"host": given.host, "package": given.package, "tested": given.tested, "installed": given.installed()}
     return {**facts, "kinds": dict(given.kinds), "columns": dict(given.columns), "rows": rows}
 
@@ -67,6 +68,8 @@ def _recipes(given: Offer) -> list[dict[str, Any]]:
     from truegain.hosts.offers import form_of, needs, refusals
 
     rows: list[dict[str, Any]] = []
+    if "surrogate" not in given.kinds:  # it trains nothing, so no recipe is asked of it
+        return rows
     for name in sorted(SYSTEMS):
         forms = [form for form in build(name) if isinstance(form, Train)]
         if not forms or not SYSTEMS[name].recipe.__module__.startswith("truegain."):
@@ -84,14 +87,20 @@ def _recipes(given: Offer) -> list[dict[str, Any]]:
     return rows
 
 
-def _named(rows: list[dict[str, Any]], of: str) -> list[dict[str, Any]]:
+def _named(found: list[dict[str, Any]], of: str) -> list[dict[str, Any]]:
+    """The hosts with the rows of one component or recipe alone. Raises SettingError where none has it."""
     from truegain.core.errors import SettingError, nearest
 
-    found = [row for row in rows if of in (row["name"], row["name"].rpartition(".")[2])]
-    if not found:
-        legal = {row["name"] for row in rows}
+    kept = [{**one, "rows": [row for row in one["rows"] if of in _names(row)]} for one in found]
+    if not any(one["rows"] for one in kept):
+        legal = {name for one in found for row in one["rows"] for name in _names(row)}
         raise SettingError(f"no component or online recipe is called {of!r}{nearest(of, legal)}; see `truegain list`")
-    return found
+    return [one for one in kept if one["rows"]]
+
+
+def _names(row: dict[str, Any]) -> tuple[str, ...]:
+    """A recipe's name; a component's, with its room and without."""
+    return (row["name"],) if row["kind"] == "recipe" else (row["name"], row["name"].rpartition(".")[2])
 
 
 def _overview(found: list[dict[str, Any]]) -> None:
@@ -111,19 +120,42 @@ def _overview(found: list[dict[str, Any]]) -> None:
 
 def _count(one: dict[str, Any], recipes: bool) -> str:
     rows = [row for row in one["rows"] if (row["kind"] == "recipe") is recipes]
-    return f"{sum(row['runs'] for row in rows)} of {len(rows)}"
+    return f"{sum(row['runs'] for row in rows)} of {len(rows)}" if rows else "-"
 
 
 def _table(one: dict[str, Any]) -> None:
     from rich.table import Table
 
     installed = f"{one['installed']} is installed" if one["installed"] else "it is not installed here"
-    console().print(f"{one['host']}: read from {one['package']} {one['tested']}; {installed}", style="bold")
+    to = console()
+    to.print(f"{one['host']}: read from {one['package']} {one['tested']}; {installed}", style="bold")
     table = Table(box=None, pad_edge=False, header_style="bold")
     for key in ("name", "kind", "runs"):
         table.add_column(key, no_wrap=True, style="cyan" if key == "name" else "")
-    table.add_column("needs")
-    for row in one["rows"]:
-        what = row["sentence"] or "; ".join(f"set {need}" for need in row["needs"])
-        table.add_row(row["name"], row["kind"], "yes" if row["runs"] else "no", what)
-    console().print(table)
+    table.add_column("set, or what is missing")
+    kinds = Counter(row["kind"] for row in one["rows"] if _has_no_place(row))
+    several = len(one["rows"]) > 1
+    for row in sorted(one["rows"], key=lambda row: (row["kind"] != "recipe", not row["runs"])):
+        if not (several and _has_no_place(row)):
+            table.add_row(row["name"], row["kind"], "yes" if row["runs"] else "no", _short(row))
+    if table.rows:
+        to.print(table)
+    if several and kinds:
+        to.print(f"no place for {', '.join(f'{kind} ({count})' for kind, count in sorted(kinds.items()))}", style="dim")
+
+
+def _has_no_place(row: dict[str, Any]) -> bool:
+    """A component that is refused for its kind alone."""
+    return row["kind"] != "recipe" and row["missing"] == row["kind"]
+
+
+def _short(row: dict[str, Any]) -> str:
+    """What has to be set, or the refusal without the names that the line already shows."""
+    if row["sentence"] is None:
+        return "; ".join(row["needs"])
+    if row["kind"] == "recipe":
+        return row["sentence"]
+    reason = row["sentence"].partition(": ")[2]
+    if not reason:
+        return f"no loop fact {row['missing']}"
+    return reason if row["missing"] == row["kind"] else f"no {row['missing']}: {reason}"
