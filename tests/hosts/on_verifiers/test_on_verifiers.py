@@ -6,9 +6,11 @@ import asyncio
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 import threading
+import tomllib
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -275,6 +277,38 @@ def test_settings_behind_a_plugged_reward_are_its_own() -> None:
     assert (made.metric, made.reward.fact, made.reward.deadline, made.name) == (True, "answered", 2.0, "said")
     with pytest.raises(WiringError, match="'content'"):
         asyncio.run(made(a_trace(vf.Task(vf.TaskData(prompt="x")), "y"), vf.TaskData(prompt="x")))
+
+
+PAGE = (HERE.parents[2] / "docs" / "verifiers.md").read_text(encoding="utf-8")
+
+
+def test_the_config_at_the_top_of_the_page_plugs_a_reward_and_a_metric(tmp_path: Path) -> None:
+    (block,) = re.findall(r"^```toml\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+    config = tomllib.loads(block)
+    config["env"]["taskset"] |= {"id": "truegain-taskset", "spec": "sort,level=4", "count": 1}
+    made = EvalConfig.model_validate(config).env.taskset
+    (task,) = vf.load_taskset(made)
+    assert [fn.__name__ for fn in task.hooks("reward")] == ["checked", "right"]
+    assert [fn.__name__ for fn in task.hooks("metric")] == ["exactly"]
+
+
+def test_what_the_page_says_can_be_plugged_can_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my_rewards.py").write_text("def score(completions, **columns):\n    return [1.0] * len(completions)\n")
+    cells = [line.split(" | ")[0] for line in PAGE.splitlines() if line.startswith("| `")]
+    named = [name.replace("\\|", "|") for cell in cells for name in re.findall(r"`([^`]*)`", cell)]
+    spelled = [name for name in named if not name.startswith(("fn =", "gym", "runs"))]
+    assert len(spelled) == 7
+    for one in spelled:
+        assert callable(plugged(one))
+
+
+def test_the_code_on_the_page_runs(run: Path) -> None:
+    scope: dict[str, Any] = {}
+    for block in re.findall(r"^```python[^\n]*\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL):
+        exec(compile(block, "verifiers.md", "exec", dont_inherit=True), scope)
+    scores = [one.facts["score"] for one in read_traces(run)]
+    assert scope["mean_score"](run) == pytest.approx(sum(scores) / 6)
 
 
 def token_trace(task: vf.Task, reply: str) -> vf.Trace:
