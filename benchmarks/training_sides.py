@@ -6,6 +6,7 @@ import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +37,8 @@ def serve_ours(worker: Worker, work: Work, steps: int, policy: Any, more: Mappin
         worker.serve({"step": step, "memory": memory, **more})
 
 
-def serve_trl(worker: Worker, work: Work, steps: int, model: Any, *, bf16: bool) -> None:
-    """`GRPOTrainer.train`, which waits for the parent between steps."""
+def serve_trl(worker: Worker, work: Work, steps: int, model: Any, *, bf16: bool, recipe: str = "") -> None:
+    """`GRPOTrainer.train`, which waits for the parent between steps; with a recipe, our trainer in its place."""
     from datasets import Dataset
     from transformers import PrinterCallback, TrainerCallback
     from trl import GRPOConfig, GRPOTrainer
@@ -48,21 +49,28 @@ def serve_trl(worker: Worker, work: Work, steps: int, model: Any, *, bf16: bool)
     class Turns(TrainerCallback):
         """Between two steps, says how long the last ones took and waits for its turn."""
 
-        began, left = 0.0, 0
+        began, used, left = 0.0, 0.0, 0
 
         def on_step_begin(self, *_: Any, **__: Any) -> None:
             if self.left == 0:
                 if self.began:
-                    worker.say(seconds=time.perf_counter() - self.began)
+                    worker.say(seconds=time.perf_counter() - self.began, processor=time.process_time() - self.used)
                 while worker.next() == "memory":
                     worker.say(**memory())
-                self.left, self.began = steps, time.perf_counter()
+                self.left, self.began, self.used = steps, time.perf_counter(), time.process_time()
             self.left -= 1
 
     with tempfile.TemporaryDirectory() as place:
-        config = GRPOConfig(**trl_settings(work, place, bf16=bf16, use_cpu=model.device.type == "cpu"))
+        given = trl_settings(work, place, bf16=bf16, use_cpu=model.device.type == "cpu")
+        kind: Any = GRPOTrainer
+        if recipe:
+            from truegain.hosts.trl import TruegainGRPOTrainer
+
+            kind = partial(TruegainGRPOTrainer, recipe=recipe)
+            del given["loss_type"]  # the recipe's to say
+        config = GRPOConfig(**given)
         data = Dataset.from_list([{"prompt": prompt_of(work, i)} for i in range(2000)])
-        trainer = GRPOTrainer(
+        trainer = kind(
             model=model,
             reward_funcs=reward,
             args=config,

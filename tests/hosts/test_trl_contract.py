@@ -21,8 +21,6 @@ from truegain.hosts._trl_settings import OVERRULED
 from truegain.hosts.offers import OFFERS
 from truegain.hosts.trl import TruegainGRPOTrainer
 
-pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning", "ignore::DeprecationWarning")
-
 TRL = f"trl {version('trl')}"
 SIGNATURES = {
     "_calculate_rewards": ["self", "inputs", "prompts", "completions", "completion_ids_list"],

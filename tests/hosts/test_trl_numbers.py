@@ -35,8 +35,6 @@ from truegain.train.models import load_models
 from truegain.train.online import Setup, facts_of, learn
 from truegain.train.shaping import before_probes
 
-pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")
-
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> str:

@@ -15,8 +15,6 @@ from truegain.core.system import SYSTEMS, build
 from truegain.hosts.offers import OFFERS, form_of, needs, refusals
 from truegain.recipes import cispo, grpo, reinforce_pp
 
-pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")
-
 TRL = OFFERS["trl"]
 ONLINE = sorted(
     name

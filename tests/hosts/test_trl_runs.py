@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 import os
 import socket
@@ -32,8 +33,6 @@ from trl_runs import (
 from truegain.core.errors import RunError
 from truegain.hosts.trl import TruegainGRPOTrainer
 from truegain.methods import credit
-
-pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")
 
 
 @pytest.fixture(scope="module")
@@ -301,3 +300,17 @@ def test_chat_prompts_train(model: str, tmp_path: Path) -> None:
     before = weights_of(trainer)
     trainer.train()
     assert furthest(before, weights_of(trainer)) > 0
+
+
+@pytest.mark.slow
+def test_the_example_runs_and_the_answers_get_better(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    place = Path(__file__).parents[2] / "examples" / "trl_grpo.py"
+    spec = importlib.util.spec_from_file_location("trl_grpo", place)
+    assert spec is not None and spec.loader is not None
+    example = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(example)
+    example.main(tmp_path, 20)
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("step ")]
+    shares = [int(line.partition(": ")[2].partition("%")[0]) for line in lines]
+    assert len(shares) == 5
+    assert shares[-1] > shares[0] + 10

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from trl import GRPOConfig
 
 from truegain.hosts.trl import TruegainGRPOTrainer
 
+os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"  # it warns of rollout functions, which we use to script completions
 LETTERS = "ynabc\n1234"
 WORDS = ["<pad>", "<end>", *LETTERS]
 
