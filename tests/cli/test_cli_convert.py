@@ -88,6 +88,14 @@ def test_what_it_cannot_do_it_refuses_and_writes_nothing(
     assert [path.name for path in tmp_path.iterdir()] == ["here.jsonl"]
 
 
+def test_a_split_without_problems_gets_no_file(tmp_path: Path) -> None:
+    file = tmp_path / "one.jsonl"
+    file.write_text('{"prompt": "1+1?", "answer": 2}\n')
+    out = convert(str(file), "--to", "trl", "--out", str(tmp_path / "sets"))
+    assert len(list((tmp_path / "sets").iterdir())) == 1
+    assert out.count(", so no file") == 2
+
+
 def test_overwrite_replaces_what_is_there(tmp_path: Path) -> None:
     file = tmp_path / "here.jsonl"
     file.write_text("{}\n")

@@ -261,3 +261,13 @@ def test_a_spec_in_a_package_is_data_and_no_code(tmp_path: Path) -> None:
     assert problem_of({RECORD: json.loads((place / "odd" / "train.jsonl").read_text())[RECORD]})[1].meta == {
         "checked_by": "math"
     }
+
+
+def test_verls_score_function_judges_rows_that_were_converted() -> None:
+    from truegain.hosts.verl_score import compute_score
+
+    (problem,) = problems_of("sort,level=4", "train", 1)
+    (row,) = verl_rows([problem]).rows
+    for text, score in ((f"<answer>{problem.answer}</answer>", 1.0), ("<answer>x</answer>", 0.0)):
+        given = row["data_source"], text, row["reward_model"]["ground_truth"], row["extra_info"]
+        assert compute_score(*given, task="sort", abstain=-1.0) == {"score": score, "abstained": 0.0, "correct": score}

@@ -291,6 +291,19 @@ def test_messages_of_a_chat_are_read_as_what_the_policy_wrote() -> None:
     reward.close()
 
 
+def test_a_folder_of_a_tasks_name_does_not_hide_the_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "exact").mkdir()
+    monkeypatch.chdir(tmp_path)
+    reward = Reward.of("exact", workers=1)
+    assert reward.kind == "task"
+    reward.close()
+
+
+def test_a_function_is_given_prompts_that_are_no_text(of: Callable[..., Reward]) -> None:
+    shown = [[{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "what is it?"}]}]]
+    assert of("contains").as_trl()(prompts=shown, completions=["a cat"], answer=["cat"]) == [1.0]
+
+
 def test_callers_on_many_threads_are_judged_side_by_side(of: Callable[..., Reward]) -> None:
     verl = of("who", workers=3).as_verl()
     seen: list[float] = []

@@ -62,6 +62,7 @@ def convert(
         return
     for one in written:
         held = f"; only in the column truegain: {', '.join(one['held'])}" if one["held"] else ""
+        held = held if one["problems"] else ", so no file"
         console().print(printable(f"{one['file']}: {one['problems']} {one['split']} problems{held}"))
 
 
@@ -109,10 +110,11 @@ def _written(
         one: trl_rows(problems, one) if to == "trl" else verl_rows(problems, one, made.name)
         for one, problems in found.items()
     }
-    for place in places.values():
-        place.parent.mkdir(parents=True, exist_ok=True)
+    if not any(found.values()):
+        raise SettingError(f"{spec}: no problem in {' or '.join(found)}")
     for one, converted in rows.items():
-        write(converted.rows, places[one])
+        if converted.rows:  # an empty file is none: nothing could be read from it
+            write(converted.rows, places[one])
     return [_line(one, places[one], found[one], converted) for one, converted in rows.items()]
 
 

@@ -64,7 +64,8 @@ class Pool:
             made = self.start()
             self.made.append(made)
         finally:
-            self.starting -= 1
+            with self.lock:
+                self.starting -= 1
         return made
 
     def close(self) -> None:

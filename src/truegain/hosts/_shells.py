@@ -41,11 +41,13 @@ class TrlReward:
         rest = {name: values for name, values in columns.items() if name not in _OF_TRL}
         rows = [{name: values[i] for name, values in rest.items()} | {"prompt": p} for i, p in enumerate(prompts)]
         self.reward.check(sorted(rest), RECORD in rest)
-        problems = [problem_of(row, f"row {i}")[1] for i, row in enumerate(rows)]
+        # A function is given the columns as they are, be they images; the others judge problems.
+        own = self.reward.kind == "trl"
+        problems = [] if own else [problem_of(row, f"row {i}")[1] for i, row in enumerate(rows)]
         given = {"prompts": prompts, "completions": completions, "completion_ids": completion_ids, **_all(rest, rows)}
         if completion_ids is None:
             del given["completion_ids"]
-        said, logged = self.reward.judged(problems, texts, given if self.reward.kind == "trl" else None)
+        said, logged = self.reward.judged(problems, texts, given if own else None)
         failed = _tell(self.reward, said)
         if (metric := columns.get("log_metric")) is not None:
             for name, value in logged.get("metrics", {}).items():

@@ -340,6 +340,7 @@ def write(rows: Sequence[Row], path: str | Path) -> Path:
     if path.suffix not in (".jsonl", ".parquet"):
         raise SettingError(f"{path}: name a file that ends in .jsonl or .parquet")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
         os.close(handle)
         try:

@@ -15,9 +15,9 @@ import math
 import os
 import re
 import sys
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,7 +29,7 @@ from truegain.policy.heads import members_of
 from truegain.policy.reward_model import HEAD
 from truegain.rollout import _reward_model_worker
 from truegain.runtime import Result, Workers
-from truegain.tasks import _reward_worker
+from truegain.tasks import NAMES, _reward_worker
 from truegain.tasks._rows import jsonable
 from truegain.tasks.functions import columns_of, is_function, without_end_marks
 from truegain.tasks.keys import CHECKERS
@@ -37,10 +37,12 @@ from truegain.tasks.keys import CHECKERS
 __all__ = ["ABSTAINED", "Abstained", "Reward", "TrlReward", "VerifiersReward", "VerlReward"]
 
 Kind = Literal["task", "trl", "verl", "model"]
-MEMORY_MB = 8192.0
 START = 600.0
 """Seconds that loading a data file or a reward model may take, once per worker."""
 _WORKERS: dict[Kind, str] = {"task": _reward_worker.__file__, "model": _reward_model_worker.__file__}
+DEADLINES: Mapping[str, float] = {"task": 90.0, "trl": 30.0, "verl": 30.0, "model": 60.0}
+"""Seconds. A task's checker has deadlines of its own, of a few seconds; the one here is for what they do not hold."""
+_LOCK = threading.Lock()
 _log = logging.getLogger(__name__)
 
 
@@ -49,17 +51,18 @@ class Reward:
     """A reward by name. Made by `Reward.of`; picklable: what is sent to another process starts workers of its own.
 
     ``source`` is what `of` was given, ``kind`` what that turned out to be. ``fact`` names what of a task's facts is the
-    reward. ``deadline`` bounds one completion, in seconds; a TRL function is called once per batch, which it then
-    bounds. ``workers`` is the most processes that judge at once, each with at most ``memory_mb`` MiB for its calls.
+    reward. ``deadline`` bounds one completion, in seconds (`DEADLINES` unless it is given); a TRL function is called
+    once per batch, which it then bounds. ``workers`` is the most processes that judge at once, ``memory_mb`` what calls
+    may add to the memory of each (MiB; no bound by default, as a model on a GPU reserves far more than it uses).
     """
 
     source: str
     kind: Kind
     name: str
     fact: str = "correct"
-    deadline: float = 5.0
+    deadline: float = 90.0
     workers: int = 1
-    memory_mb: float | None = MEMORY_MB
+    memory_mb: float | None = None
     needs: tuple[str, ...] = ()
 
     @staticmethod
@@ -70,7 +73,7 @@ class Reward:
         fact: str = "correct",
         deadline: float | None = None,
         workers: int | None = None,
-        memory_mb: float | None = MEMORY_MB,
+        memory_mb: float | None = None,
     ) -> Reward:
         """The reward that ``source`` names; a worker loads it here and now, so that what cannot be loaded says so.
 
@@ -82,10 +85,12 @@ class Reward:
         Raises SettingError where it cannot be loaded or is a function of neither signature.
         """
         text = source if isinstance(source, str) else _named(source)
-        kind: Kind = "model" if Path(text).expanduser().is_dir() else "trl" if is_function(text) else "task"
+        named = text.partition(",")[0] in {*NAMES, *CHECKERS}  # whatever folders are called
+        folder = not named and Path(text).expanduser().is_dir()
+        kind: Kind = "model" if folder else "trl" if is_function(text) else "task"
         if kind == "model" and not (members_of(text) or (Path(text).expanduser() / HEAD).is_file()):
             raise SettingError(f"the folder {text} holds no {HEAD}: it is no reward model")
-        late = deadline if deadline is not None else 30.0 if kind in ("trl", "model") else 5.0
+        late = DEADLINES[kind] if deadline is None else deadline
         # Each worker of a gym task holds a worker of its own, a model's its weights; a batch of TRL's is one call.
         many = workers or (1 if kind != "task" or "gym:" in text else min(4, os.cpu_count() or 1))
         made = Reward(text, kind, name or _short(text), fact, late, many, memory_mb)
@@ -144,9 +149,10 @@ class Reward:
         """Travel without the workers."""
         return Reward, tuple(getattr(self, one.name) for one in fields(self))
 
-    @cached_property
+    @property
     def _pool(self) -> Pool:
-        return Pool(self._start, self.workers)
+        with _LOCK:  # one pool, whoever asks first
+            return self.__dict__.setdefault("pool", Pool(self._start, self.workers))
 
     def _start(self) -> Workers:
         if self.kind not in _WORKERS:
@@ -266,7 +272,7 @@ class Reward:
 def _with(reward: Reward, **changed: Any) -> Reward:
     """A changed copy that goes on with the same workers."""
     made = replace(reward, **changed)
-    made.__dict__["_pool"] = reward._pool
+    made.__dict__["pool"] = reward._pool
     return made
 
 

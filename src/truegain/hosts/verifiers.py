@@ -80,10 +80,10 @@ def __getattr__(name: str) -> VerifiersReward | ComponentReward:
 
 
 class TruegainTaskConfig(vf.TaskConfig):
-    """How answers are judged: ``fact`` of the checker's facts is the reward, within ``deadline`` seconds."""
+    """How answers are judged: ``fact`` of the checker's facts is the reward. ``deadline`` as `Reward.of` has it."""
 
     fact: str = "correct"
-    deadline: float = 5.0
+    deadline: float | None = None
 
 
 class TruegainConfig(vf.TasksetConfig):
@@ -182,5 +182,5 @@ def to_taskset(spec: str, split: Split = "train", count: int = 1000) -> Truegain
 
 
 @cache
-def _judge(spec: str, fact: str, deadline: float) -> VerifiersReward:
+def _judge(spec: str, fact: str, deadline: float | None) -> VerifiersReward:
     return Reward.of(spec, fact=fact, deadline=deadline).as_verifiers()

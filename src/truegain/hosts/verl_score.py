@@ -23,6 +23,7 @@ from typing import Any
 
 from truegain.core.errors import SettingError, nearest
 from truegain.core.types import Abstain, Problem, Rollout, Task
+from truegain.hosts.data import RECORD, from_record
 from truegain.tasks import make
 from truegain.tasks.functions import DEADLINE, RewardFunction
 
@@ -89,12 +90,7 @@ def compute_score(
     The keys are the same for every sample. The reason of an abstention is logged.
     """
     how = _scoring(settings)
-    problem = Problem(
-        id=str((extra_info or {}).get("index", "")),
-        prompt=str((extra_info or {}).get("question", "")),
-        answer=None if ground_truth is None else str(ground_truth),
-        meta={**(extra_info or {}), "data_source": data_source},
-    )
+    problem = _problem(data_source, ground_truth, extra_info or {})
     rollout = Rollout(problem, (), (), (), solution_str, "eos", ())
     score, correct = _judged(_judge(how), problem, rollout)
     if isinstance(score, Abstain):
@@ -104,6 +100,18 @@ def compute_score(
         value = score
     found = {"score": value, "abstained": float(isinstance(score, Abstain))}
     return found if how.task is None else {**found, "correct": correct}
+
+
+def _problem(data_source: str, ground_truth: Any, info: Mapping[str, Any]) -> Problem:
+    """The problem that `truegain convert` put into the row, else what verl says of it."""
+    if isinstance(info.get(RECORD), str):
+        return from_record(info[RECORD], "extra_info")[1]
+    return Problem(
+        id=str(info.get("index", "")),
+        prompt=str(info.get("question", "")),
+        answer=None if ground_truth is None else str(ground_truth),
+        meta={**info, "data_source": data_source},
+    )
 
 
 def _scoring(settings: Mapping[str, Any]) -> Scoring:
