@@ -24,7 +24,7 @@ ALLOWED: dict[str, set[str]] = {
     "tasks": {"core", "runtime"},
     "policy": {"core"},
     "rollout": {"core", "runtime", "tasks", "policy"},
-    "train": BELOW_TRAIN,
+    "train": BELOW_TRAIN | {"methods.guard"},
     "recipes": {"core", "methods"},
     "lab": BELOW_TRAIN | {"train", "recipes", "methods"},
     "claims": BELOW_TRAIN | {"train", "recipes", "methods", "lab"},

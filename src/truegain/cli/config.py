@@ -22,6 +22,7 @@ KEYS: Mapping[str, tuple[type, ...]] = {
     "controls": (bool,),
     "reward": (str, list),
     "set": (dict, list),
+    "guard": (str,),
     "report-to": (str, list),
     "dev-problems": (int,),
     "test-problems": (int,),

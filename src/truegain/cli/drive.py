@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from truegain.cli.errors import INTERRUPTED
-from truegain.cli.live import View, label
+from truegain.cli.errors import FAILED, INTERRUPTED
+from truegain.cli.live import View, alarm_text, label
 from truegain.cli.out import console, duration, json_lines, print_json, printable, quiet_libraries, say
 from truegain.cli.progress import progress
 from truegain.cli.reporters import reporters
@@ -34,9 +34,11 @@ def run(plan: Plan, *, clients: tuple[str, ...] = (), json: bool = False, open_p
         live = not json and can_draw()
         stop = StopSignal(say=(lambda text: setattr(view, "warning", text)) if live else say)
         facts = {"recipe": plan.recipe, "task": plan.task, "model": plan.model, "command": plan.command}
+        paused: list[Mapping[str, Any]] = []
         try:
             with stop, reporters(clients, plan.out, facts) as send, showing(view, live, json) as draw:
                 for event in _events(plan, stop):
+                    paused += [event] if event["kind"] == "paused" else []
                     emit(event)
                     draw(event)
                     send(event)
@@ -44,6 +46,8 @@ def run(plan: Plan, *, clients: tuple[str, ...] = (), json: bool = False, open_p
             return _stopped(plan, INTERRUPTED)
         if stop.reason() is not None:
             return _stopped(plan, TERMINATED if stop.reason() == "terminated" else INTERRUPTED)
+        if paused:
+            return _paused(plan, paused)
         finish(plan, emit, json, open_page)
     return 0
 
@@ -60,6 +64,18 @@ def _stopped(plan: Plan, code: int) -> int:
     say(f"stopped; what was trained is kept in {plan.out}. To go on:")
     say(f"  {plan.command}")
     return code
+
+
+def _paused(plan: Plan, events: list[Mapping[str, Any]]) -> int:
+    for event in events:
+        seed = f"seed {event['seed']}: " if len(plan.seeds) > 1 else ""
+        say(
+            f"{seed}the guard paused the run: at step {event['step']} gold had fallen below what it was; "
+            f"step {event['best']} has the most. What was trained is kept in {plan.out}"
+        )
+    say("to go on without pausing, give the same command with --guard log; with --guard rollback it ends there:")
+    say(f"  {plan.command}")
+    return FAILED
 
 
 def finish(plan: Plan, emit: Callable[[Any], None], json: bool, open_page: bool) -> None:
@@ -174,6 +190,8 @@ class Lines:
             self._print(", ".join(part for part in (str(event.get("text", "")), pace) if part), "judging", seed)
         elif kind == "note":
             self._print(str(event.get("text", "")), name, seed)
+        elif kind == "guard" and event.get("alarm"):
+            self._print(alarm_text(event), name, seed)
 
     def _print(self, text: str, name: str, seed: int) -> None:
         self._said, self._unsaid = self._clock(), False

@@ -22,6 +22,15 @@ _SPARK = 32
 _RECENT = 10
 
 
+def alarm_text(event: Mapping[str, Any]) -> str:
+    """The guard's alarm in a sentence."""
+    how = ", while the proxy rose" if event["alarm"] == "divergence" else ""
+    return (
+        f"guard: at step {event['step']} gold lies {100 * event['truegain/gold_gap']:.1f} points below step "
+        f"{event['truegain/gold_best_step']}{how}"
+    )
+
+
 @dataclass
 class Arm:
     """What is known of one arm of one seed. ``begun`` is the clock when its training began; earlier sittings count."""
@@ -97,6 +106,8 @@ class View:
             self.doing, self.notice = "training", ""
         elif kind == "note":
             self.notice = printable(str(event.get("text", "")))[:300]
+        elif kind == "guard" and event.get("alarm"):
+            self.notice = alarm_text(event)
         elif kind == "judge":
             self._finish_arm()
             text = printable(str(event.get("text", "")))[:120]

@@ -28,12 +28,12 @@ def check_reporters(names: Sequence[str]) -> None:
 
 
 def metrics(event: Event) -> dict[str, float]:
-    """The finite numbers of a step or a look at dev, flat; those of a look stand under ``eval/``, as TRL has them.
+    """The finite numbers of a step, a look at dev or the guard, flat; a look's stand under ``eval/``, as TRL has them.
 
     >>> metrics({"kind": "eval", "step": 3, "seed": 0, "arm": "trained", "gold": 0.5, "ledger": {"flops": 7}})
     {'eval/gold': 0.5, 'eval/ledger/flops': 7.0}
     """
-    if event.get("kind") not in ("step", "eval"):
+    if event.get("kind") not in ("step", "eval", "guard"):
         return {}
     prefix = "eval/" if event["kind"] == "eval" else ""
     return {prefix + name: value for name, value in _numbers(event) if name not in _NOT_METRICS}

@@ -31,6 +31,7 @@ DEFAULTS: Mapping[str, Any] = {
     "steps": None,
     "max-seconds": None,
     "controls": False,
+    "guard": None,
     "reward": (),
     "report-to": (),
     "dev-problems": None,
@@ -65,6 +66,14 @@ Steps = Annotated[int | None, _option("Optimisation steps.", default=_AS_MANY, m
 MaxSeconds = Annotated[float | None, _option("Training time per seed; judging and controls come on top.")]
 Controls = Annotated[
     bool | None, _option("Train control arms of equal compute too.", "--controls/--no-controls", default="no")
+]
+Guard = Annotated[
+    str | None,
+    _option(
+        "What to do when gold has fallen on dev: log, pause, or rollback to the checkpoint with the most gold.",
+        default="no guard",
+        metavar="ACTION",
+    ),
 ]
 Reward = Annotated[
     list[str] | None,
@@ -107,6 +116,7 @@ def train(
     steps: Steps = None,
     max_seconds: MaxSeconds = None,
     controls: Controls = None,
+    guard: Guard = None,
     reward: Reward = None,
     sets: Sets = None,
     config: Config = None,
@@ -136,6 +146,7 @@ def train(
         "steps": steps,
         "max-seconds": max_seconds,
         "controls": controls,
+        "guard": guard,
         "reward": reward or None,
         "set": assignments(sets),
         "report-to": report_to or None,
@@ -177,6 +188,10 @@ def make_plan(options: Mapping[str, Any], argv: Sequence[str]) -> Any:
 
     if options["reward"]:
         form = controls.on_user_score(form)
+    if options["guard"] is not None:
+        from truegain.train.guard import guarded
+
+        form = guarded(form, options["guard"])
     given = {size: options[name] for name, size in _SIZES.items() if options[name] is not None}
     return Plan(
         form=form,
@@ -194,6 +209,7 @@ def make_plan(options: Mapping[str, Any], argv: Sequence[str]) -> Any:
         device=device,
         command=shlex.join(argv),
         argv=tuple(argv),
+        guard=options["guard"],
     )
 
 

@@ -15,6 +15,7 @@ from truegain.report.escape import visible
 from truegain.report.examples import examples
 from truegain.report.figures import calibration_figure, length_figure, pass_curves
 from truegain.report.frontier import frontier
+from truegain.report.guarded import guarded
 from truegain.report.load import Run, load_run, seed_folders
 from truegain.report.remarks import label, remarks
 from truegain.report.tables import BASE, TRAINED, Table, accuracy, flat, gain, tabulate
@@ -60,6 +61,7 @@ def build_data(runs: Sequence[Run], *, name: str) -> dict[str, Any]:
     data["curves"] = curves(runs)
     data["examples"] = examples(tables)
     data["ledger"] = ledger(runs)
+    data["guard"] = [guarded(run) for run in runs]
     data["remarks"] = remarks(data, tables)
     return _plain(data)
 

@@ -39,7 +39,10 @@ class Record:
 
 @dataclass(frozen=True)
 class Run:
-    """One training run as it lies on disk; ``skipped`` counts the unreadable lines of each file."""
+    """One training run as it lies on disk; ``skipped`` counts the unreadable lines of each file.
+
+    ``guard`` is what the gold-gap guard said at each look, empty for a run without one.
+    """
 
     path: Path
     settings: Mapping[str, Any]
@@ -47,6 +50,7 @@ class Run:
     evals: tuple[Mapping[str, Any], ...]
     records: tuple[Record, ...]
     skipped: Mapping[str, int]
+    guard: tuple[Mapping[str, Any], ...] = ()
 
     @property
     def name(self) -> str:
@@ -77,9 +81,10 @@ def load_run(path: Path) -> Run:
     skipped: dict[str, int] = {}
     steps: dict[float, Mapping[str, Any]] = {}
     evals: dict[float, Mapping[str, Any]] = {}
+    guard: dict[float, Mapping[str, Any]] = {}
     for line in _lines(path / "log.jsonl", skipped):
         step = number(line.get("step"))
-        table = {"step": steps, "eval": evals}.get(str(line.get("kind")))
+        table = {"step": steps, "eval": evals, "guard": guard}.get(str(line.get("kind")))
         if table is not None and step is not None:
             table[step] = line
     records: dict[tuple[str, str, float, str, int], Record] = {}
@@ -89,8 +94,8 @@ def load_run(path: Path) -> Run:
             skipped["records.jsonl"] = skipped.get("records.jsonl", 0) + 1
         else:
             records[record.arm, record.split, record.temperature, record.problem, record.sample] = record
-    in_order = [tuple(table[step] for step in sorted(table)) for table in (steps, evals)]
-    return Run(path, _settings(path), in_order[0], in_order[1], tuple(records.values()), skipped)
+    in_order = [tuple(table[step] for step in sorted(table)) for table in (steps, evals, guard)]
+    return Run(path, _settings(path), in_order[0], in_order[1], tuple(records.values()), skipped, in_order[2])
 
 
 def number(value: Any) -> float | None:

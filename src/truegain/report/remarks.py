@@ -10,6 +10,7 @@ import numpy as np
 
 from truegain.methods import evaluation as ev
 from truegain.report.escape import visible
+from truegain.report.guarded import guard_remarks
 from truegain.report.load import Record
 from truegain.report.tables import BASE, TRAINED, Group, Table, flat, stack
 from truegain.report.verdict import NONE, REAL, SHARPER, percent, points, span
@@ -34,7 +35,14 @@ def label(arm: str) -> tuple[str, str]:
 
 def remarks(data: Mapping[str, Any], tables: Sequence[Table]) -> list[str]:
     """Plain sentences, the weightier first."""
-    found = [*_close(data), *_gap(data, tables), *_controls(data), *_coverage(data), *_length(data)]
+    found = [
+        *_close(data),
+        *guard_remarks(data.get("guard") or []),
+        *_gap(data, tables),
+        *_controls(data),
+        *_coverage(data),
+        *_length(data),
+    ]
     runs = _runs(tables) if data["gain"]["mean"] is not None else []
     found += [*_cut_and_abstained(tables), *_unjudged_training(tables), *runs, *_dropped(data), *_skipped(tables)]
     return [visible(text) for text in found]

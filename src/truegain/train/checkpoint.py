@@ -132,8 +132,8 @@ def damage(path: Path) -> str | None:
     return None
 
 
-def set_aside_after(folder: Path, step: int) -> list[Path]:
-    """Rename checkpoints of later steps to ``damaged-step-NNNNNN``; they never count again. Returns the new names.
+def set_aside_after(folder: Path, step: int, name: str = "damaged") -> list[Path]:
+    """Rename checkpoints of later steps to ``NAME-step-NNNNNN``; they never count again. Returns the new names.
 
     A resume from ``step`` calls it: its log goes on from there, and a later checkpoint that becomes readable again (a
     disk that came back) would otherwise be taken up with a gap in the log behind it. Nothing is deleted.
@@ -141,7 +141,7 @@ def set_aside_after(folder: Path, step: int) -> list[Path]:
     moved: list[Path] = []
     for later, path in _found(Path(folder) / "checkpoints"):
         if later > step:
-            names = (path.with_name(f"damaged-step-{later:06d}" + (f"-{n}" if n else "")) for n in range(10**6))
+            names = (path.with_name(f"{name}-step-{later:06d}" + (f"-{n}" if n else "")) for n in range(10**6))
             target = next(name for name in names if not name.exists())
             path.rename(target)
             moved.append(target)

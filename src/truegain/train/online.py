@@ -263,6 +263,7 @@ def _save(setup: Setup, models: Mapping[str, Model], state: State) -> None:
         write_model=write_models(models),
         tensors={**tensors, **more},
         state={"optimizers": optimisers, **kept},
+        protect=setup.kept(),
     )
 
 

@@ -6,7 +6,7 @@ import importlib.metadata
 import platform
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -26,6 +26,7 @@ from truegain.tasks.mixture import parse
 from truegain.tasks.overlap import overlap_notes
 from truegain.train import checkpoint
 from truegain.train.folder import RunFolder, read_lines
+from truegain.train.guard import Guard, guarded, roll_back, set_aside
 from truegain.train.launch import StopSignal
 from truegain.train.ledger import Ledger, attended, model_cost, spend
 from truegain.train.memory import memory
@@ -37,11 +38,13 @@ from truegain.train.truth import fixed_problems, judge_arm, look
 SIZES: Mapping[str, int] = {"dev": 200, "test": 400, "samples": 4}
 FREE = frozenset(
     {"command", "argv", "versions", "settings.loop.steps", "settings.loop.micro_tokens", "max_seconds", "report_to"}
-    | {"threads", "device"}
+    | {"threads", "device", "guard"}
 )
 LENGTH = frozenset({"settings.loop.steps", "max_seconds"})
 _PACKAGES = ("truegain", "torch", "transformers", "tokenizers", "safetensors", "numpy")
 _ENDED = "time is up"
+PAUSED = -1
+"""What training returns when the guard has paused it."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,8 @@ class Plan:
     ``max_seconds`` bounds the trained arm's training time per seed; controls are matched to what it spent, and the
     judgement comes on top. ``rewards`` are dotted paths ``path:fn`` or ``path:fn=WEIGHT``. ``sizes`` are the problems
     of ``dev`` and ``test`` and the ``samples`` per problem. ``judge`` False leaves the test split closed, as another
-    form goes on from this model.
+    form goes on from this model. ``guard`` watches gold while the arm trains, and is what it does on an alarm:
+    `truegain.train.guard.ACTIONS`.
     """
 
     form: Train
@@ -72,6 +76,7 @@ class Plan:
     command: str = ""
     argv: tuple[str, ...] = ()
     judge: bool = True
+    guard: str | None = None
 
 
 def execute(plan: Plan, stop: StopSignal) -> Iterator[dict[str, Any]]:
@@ -86,7 +91,7 @@ def execute(plan: Plan, stop: StopSignal) -> Iterator[dict[str, Any]]:
         place = plan.out if len(plan.seeds) == 1 else plan.out / f"seed-{seed}"
         # What can be refused is refused before there is a folder.
         task, policy = parse(plan.task, needs_answer=not plan.rewards), load_policy(plan, seed)
-        fit = replace(plan, form=fitted(plan.form, task))
+        fit = replace(plan, form=_guarded(fitted(plan.form, task), plan, task))
         with reward_functions(plan.rewards) as functions:
             _make_parent(place)
             with RunFolder(place) as folder:
@@ -138,32 +143,77 @@ def _one_seed(setup: Setup, plan: Plan, stop: StopSignal) -> Iterator[dict[str, 
     said += [*getattr(setup.task, "notes", ()), *overlap_notes(setup.task), *_short_of(setup.task, "dev", plan)]
     for text in said:
         yield {"kind": "note", "step": 0, "text": text, **tag}
+    at = None
     if not judged:
         spent, steps = _seconds_spent(folder), plan.form.loop.steps
         yield {"kind": "arm", "steps": steps, "max_seconds": plan.max_seconds, "spent": spent, **tag}
-        for line in train(setup, _limit(folder, plan.max_seconds, stop)):
-            yield {**line, **tag}
-    if stop.reason():
+        at = yield from _trained(setup, plan, base, stop, tag)
+    if stop.reason() or at == PAUSED:
         return
     if not plan.judge:
         yield {"kind": "done", "folder": str(folder.path), **tag}
         return
     done = _steps_done(folder)
-    if not judged and plan.form.loop.eval_every and not _looked(folder, done):
-        line = look(setup, engine_for(policy), base, step=done)
-        folder.log(line)
-        yield {**line, **tag}
     if not getattr(setup.task, "has_answers", True):
         yield {"kind": "note", "step": done, "text": "no answers to check against, so no gain can be judged", **tag}
         return
     for text in _short_of(setup.task, "test", plan):
         yield {"kind": "note", "step": done, "text": text, **tag}
     for arm, model in (("base", base), ("trained", policy)):
-        yield from _judged(setup, plan, arm, model, done, tag, stop)
+        step = done if arm == "base" or at is None else at
+        yield from _judged(setup, plan, arm, model, step, tag, stop)
+    if (at := _judged_step(folder)) is not None and at < done:
+        set_aside(folder, at)
     if plan.blind is not None and not stop.reason():
         yield from _controls(plan, setup, base, done, stop)
     if not stop.reason():
         yield {"kind": "done", "folder": str(folder.path), **tag}
+
+
+def _trained(
+    setup: Setup, plan: Plan, base: Policy, stop: StopSignal, tag: Mapping[str, Any]
+) -> Generator[dict[str, Any], None, int | None]:
+    """Train the arm, look at it at its end, and have the guard say what it thinks of each look.
+
+    Returns the step that it was rolled back to, `PAUSED`, or None for a policy that is the one of its last step.
+    """
+    folder, loop = setup.folder, plan.form.loop
+    watch = None if plan.guard is None else Guard(folder, plan.guard)
+    limit = _limit(folder, plan.max_seconds, stop)
+    setup = setup if watch is None else replace(setup, kept=watch.kept)
+
+    def lines() -> Iterator[dict[str, Any]]:
+        yield from train(setup, limit if watch is None else watch.until(limit))
+        done = _steps_done(folder)
+        if not stop.reason() and plan.judge and loop.eval_every and not _looked(folder, done):
+            line = look(setup, engine_for(setup.policy), base, step=done)
+            folder.log(line)
+            yield line
+
+    for line in lines():
+        yield {**line, **tag}
+        if watch is not None and line["kind"] == "eval":
+            folder.log(watch.line())
+            yield {**watch.line(), **tag}
+    if watch is None or stop.reason() or watch.reason() is None:
+        return None
+    alarm = watch.alarm()
+    assert alarm is not None
+    if plan.guard == "pause":
+        yield {"kind": "paused", "step": alarm.step, "best": alarm.best, **tag}
+        return PAUSED
+    at = roll_back(watch, setup.policy, base)
+    text = f"rolled back to step {at}, the look with the most gold; what is judged is that model"
+    yield {"kind": "note", "step": alarm.step, "text": text, **tag}
+    return at
+
+
+def _guarded(form: Train, plan: Plan, task: Task) -> Train:
+    if plan.guard is None:
+        return form
+    if not getattr(task, "has_answers", True):
+        raise SettingError(f"--guard needs gold, and task {task.name!r} has no answers to check against")
+    return guarded(form, plan.guard)
 
 
 def _short_of(task: Task, split: Split, plan: Plan) -> Iterator[str]:
@@ -258,6 +308,12 @@ def _is_judged(folder: RunFolder, arm: str) -> bool:
     return any(line["arm"] == arm for line in read_lines(folder.path / "evals" / "records.jsonl"))
 
 
+def _judged_step(folder: RunFolder) -> int | None:
+    """The step of the model that was judged as the trained arm; None before that."""
+    lines = read_lines(folder.path / "evals" / "records.jsonl")
+    return next((line["step"] for line in lines if line["arm"] == "trained"), None)
+
+
 def _steps_done(folder: RunFolder) -> int:
     return max((line["step"] for line in folder.read_log()), default=0)
 
@@ -321,7 +377,7 @@ def _settings(plan: Plan, seed: int) -> dict[str, Any]:
         "max_seconds": plan.max_seconds,
         "proxy_is_gold": proxy_is_gold(plan.form),
         "seed": seed,
-    }
+    } | ({} if plan.guard is None else {"guard": plan.guard})
 
 
 def _plain(form: Train) -> dict[str, Any]:

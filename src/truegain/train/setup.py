@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,7 +21,10 @@ from truegain.train.ledger import Ledger
 
 @dataclass(frozen=True)
 class Setup:
-    """What a run works with. ``functions`` are the user's reward functions; their weighted sum is column ``score``."""
+    """What a run works with. ``functions`` are the user's reward functions; their weighted sum is column ``score``.
+
+    ``kept`` names the steps whose checkpoints are to stay beside the newest ones.
+    """
 
     form: Train
     policy: Policy
@@ -29,6 +32,7 @@ class Setup:
     folder: RunFolder
     seed: int = 0
     functions: tuple[tuple[RewardFunction, float], ...] = ()
+    kept: Callable[[], Collection[int]] = tuple
 
 
 @dataclass

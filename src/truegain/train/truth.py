@@ -26,6 +26,9 @@ from truegain.train.learner import logp_pass
 if TYPE_CHECKING:
     from truegain.train.online import Setup
 
+LOOKS = "evals/looks.jsonl"
+"""A row per look and problem, with its gold and its proxy: what `truegain.methods.guard.gold_gap` reads."""
+
 TEMPERATURES = (0.0, 0.3, 0.6, 1.0)
 """Decoding temperatures that dev chooses from; 0 is greedy, one sample."""
 
@@ -34,7 +37,8 @@ def look(setup: Setup, engine: Engine, base: Policy, *, step: int) -> dict[str, 
     """Proxy, gold and KL on dev problems at temperature 1, one sample each: the log line ``{"kind": "eval", ...}``.
 
     ``proxy`` is what the run optimises (its reward stage), ``gold`` the task's own checker, ``kl`` the mean of the k3
-    estimate of KL(policy || base) per completion, in nats. Intervals are 95 %, over problems.
+    estimate of KL(policy || base) per completion, in nats. Intervals are 95 %, over problems. Each problem's own gold
+    and proxy go to `LOOKS`.
     """
     began = time.perf_counter()
     loop = setup.form.loop
@@ -44,10 +48,12 @@ def look(setup: Setup, engine: Engine, base: Policy, *, step: int) -> dict[str, 
     line: dict[str, Any] = {"kind": "eval", "step": step, "truegain/abstained": len(rollouts) - len(judged)}
     # Gold does not hang on the run's own reward: where a reward function abstained, the checker still counts.
     line |= _triple("gold", gold_of(rollouts), lambda column: proportion_mean(column.T))
+    proxies = proxy_of(setup, judged) if judged else np.empty(0)
+    _keep_look(setup, rollouts, dict(zip(map(id, judged), proxies.tolist(), strict=True)), step)
     if not judged:
         return line | {"seconds": time.perf_counter() - began}
     batch = Batch(**to_columns(judged))
-    line |= _triple("proxy", proxy_of(setup, judged))
+    line |= _triple("proxy", proxies)
     prompts = [r.prompt_ids for r in judged]
     before = logp_pass(base, prompts, batch, loop, temperature=1.0)
     as_float = [x.double().cpu().numpy() for x in (batch["engine_logp"], before)]
@@ -55,6 +61,14 @@ def look(setup: Setup, engine: Engine, base: Policy, *, step: int) -> dict[str, 
     lengths = [len(r.ids) for r in judged]
     line |= {"mean_length": sum(lengths) / len(lengths), "entropy": _surprise(batch)}
     return line | {"seconds": time.perf_counter() - began}
+
+
+def _keep_look(setup: Setup, rollouts: Sequence[Rollout], proxies: Mapping[int, float], step: int) -> None:
+    rows = [
+        {"step": step, "problem": r.problem.id, "gold": r.facts.get("correct"), "proxy": proxies.get(id(r), math.nan)}
+        for r in rollouts
+    ]
+    setup.folder.records(LOOKS).append(*rows)
 
 
 def draw(

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Num
 
 from truegain.core.component import component
 from truegain.core.errors import DataError
@@ -60,8 +60,8 @@ def summed_up(looks: Sequence[GapLook]) -> GoldGap:
 def gold_gap(
     gold: Float[np.ndarray, "N"],
     proxy: Float[np.ndarray, "N"],
-    step: Float[np.ndarray, "N"],
-    problem: Float[np.ndarray, "N"],
+    step: Num[np.ndarray, "N"],
+    problem: Num[np.ndarray, "N"],
     *,
     level: float = 0.05,
     horizon: int = 20,
@@ -189,7 +189,7 @@ def _joined(logs: Float[np.ndarray, "R"]) -> float:
 
 
 def _table(
-    gold: Float[np.ndarray, "N"], at: np.ndarray, problem: Float[np.ndarray, "N"], looks: int
+    gold: Float[np.ndarray, "N"], at: np.ndarray, problem: Num[np.ndarray, "N"], looks: int
 ) -> Float[np.ndarray, "T P"]:
     """Scores by look and problem, NaN where there is none."""
     names, column = np.unique(problem, return_inverse=True)
