@@ -6,7 +6,22 @@ from typing import Annotated
 
 import typer
 
-from truegain.cli import audit, catalog, check, claims, convert, doctor, evaluate, fit, hosts, lab, reports, run, train
+from truegain.cli import (
+    audit,
+    catalog,
+    check,
+    claims,
+    convert,
+    doctor,
+    evaluate,
+    fit,
+    guard,
+    hosts,
+    lab,
+    reports,
+    run,
+    train,
+)
 
 app = typer.Typer(
     name="truegain",
@@ -31,6 +46,7 @@ app.command("list")(catalog.list_)
 app.command("show")(catalog.show)
 app.add_typer(claims.app, name="claims")
 app.add_typer(lab.app, name="lab")
+app.command("guard")(guard.guard)
 app.command("hosts")(hosts.hosts)
 app.command("doctor")(doctor.doctor)
 

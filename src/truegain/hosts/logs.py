@@ -121,6 +121,22 @@ def number(value: Any) -> float | None:
     return found if math.isfinite(found) else None
 
 
+def read_objects(path: Path) -> list[dict[str, Any]]:
+    """The objects of a file of JSON lines, damaged and half-written ones left out; none where there is no such file.
+
+    Bounded like a log. Raises DataError for what is no ordinary file.
+    """
+    return [line for line, _ in _objects(path) if line is not None] if path.exists() else []
+
+
+def read_object(path: Path) -> dict[str, Any] | None:
+    """The object that a JSON file holds; None for another file, or none."""
+    if not path.is_file():
+        return None
+    with _open(path) as file:
+        return _object(file.read(MAX_BYTES + 1))
+
+
 # Where it lies
 
 
