@@ -73,6 +73,18 @@ test-verifiers: .venv-verifiers/.ready  ## run the tests of the verifiers host a
 contract-verifiers: .venv-verifiers/.ready  ## the same against VERIFIERS=newest; the last line says what changed
 	@.venv-verifiers/bin/python tests/hosts/on_verifiers/against.py $(VERIFIERS) $(VERIFIERS_PIN)
 
+# VERL=newest     what `make contract-verl` holds the adapter against: newest, or a version
+VERL ?= newest
+.PHONY: venv-verl test-verl contract-verl
+
+venv-verl: .venv-verl/.ready  ## set up .venv-verl: truegain beside the pinned verl
+
+test-verl: .venv-verl/.ready  ## run the tests of the verl host against the pinned wheel
+	$(TEST_ENV) .venv-verl/bin/python -m pytest tests/hosts/on_verl
+
+contract-verl: .venv-verl/.ready  ## the same against VERL=newest; the last line says what changed
+	@$(TEST_ENV) .venv-verl/bin/python tests/hosts/on_verl/against.py $(VERL)
+
 clean:  ## remove .venv and caches; runs/ stays
 	rm -rf .venv .pytest_cache .ruff_cache .hypothesis
 
@@ -98,4 +110,12 @@ $(BIN)/python:
 	@echo "installing truegain with verifiers $(VERIFIERS_PIN) into .venv-verifiers ..."
 	@$(BIN)/python -m venv --clear .venv-verifiers
 	@.venv-verifiers/bin/python -m pip install $(PIP_OPTIONS) -e '.[verifiers,data]' pytest beartype hypothesis
+	@touch $@
+
+.venv-verl/.ready: pyproject.toml constraints.txt tests/hosts/on_verl/requirements.txt | $(BIN)/python
+	@echo "installing truegain with $$(grep '^verl==' constraints.txt) into .venv-verl (1.5 GB) ..."
+	@$(BIN)/python -m venv --clear .venv-verl
+	@.venv-verl/bin/python -m pip install $(PIP_OPTIONS) -e '.[data]' pytest beartype hypothesis
+	@.venv-verl/bin/python -m pip install $(filter-out -c constraints.txt,$(PIP_OPTIONS)) --no-deps \
+	  -r tests/hosts/on_verl/requirements.txt
 	@touch $@

@@ -270,4 +270,4 @@ def test_verls_score_function_judges_rows_that_were_converted() -> None:
     (row,) = verl_rows([problem]).rows
     for text, score in ((f"<answer>{problem.answer}</answer>", 1.0), ("<answer>x</answer>", 0.0)):
         given = row["data_source"], text, row["reward_model"]["ground_truth"], row["extra_info"]
-        assert compute_score(*given, task="sort", abstain=-1.0) == {"score": score, "abstained": 0.0, "correct": score}
+        assert compute_score(*given, reward="sort", abstain=-1.0) == {"score": score, "truegain_abstained": 0.0}

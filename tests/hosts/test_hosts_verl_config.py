@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -198,3 +199,24 @@ def test_a_record_that_is_none_or_cannot_be_written_does_not_stop_verl(
         verl_record.place().write_text(text)
         assert verl_record.read() == {}
     assert list(doctor._verl()) == []
+
+
+def test_the_page_lists_every_recipe_that_runs_with_what_it_asks_for() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "verl.md").read_text(encoding="utf-8")
+    rows: list[str] = []
+    for one in entries(Config()):
+        if one.kind != "credit" or not one.recipe or one.form is None or one.refused:
+            continue
+        asks = [(ask, f"{ask.path}={ask.values[0] if ask.values else 'N'}") for ask in one.asks]
+        told = [f"`{text}`" if ask.where == ACTOR else f"`{ask.where}.{text}`" for ask, text in asks]
+        rows.append(f"| {one.recipe} | `{one.name}` | {', '.join(told)} |")
+    assert [line for line in page.splitlines() if line.startswith("| ") and "`truegain_" in line] == rows
+
+
+def test_the_files_of_knobs_on_the_page_are_read(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "verl.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```toml\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    assert len(blocks) == 2
+    for block in blocks:
+        found = config(tmp_path, block)
+        assert not [one.refused for one in entries(found) if one.fault]

@@ -1,0 +1,131 @@
+"""How verl finds the plugin, and what becomes of a failure, which verl itself swallows."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from batches import actor, advantage, masks, policy_loss, rewards, uids
+from verl.trainer.config import AlgoConfig
+from verl.trainer.ppo import core_algos
+from verl.workers.config import PolicyLossConfig
+
+import truegain.hosts.verl as plugin
+from truegain.cli import doctor
+from truegain.core.errors import WiringError
+from truegain.hosts import verl_record
+from truegain.hosts.verl_config import Config, entries
+from truegain.hosts.verl_names import registered, shipped
+
+FRESH = """
+import json, verl
+from verl.trainer.ppo import core_algos
+ours = lambda names: sorted(name for name in names if name.startswith("truegain_"))
+print(json.dumps([ours(core_algos.ADV_ESTIMATOR_REGISTRY), ours(core_algos.POLICY_LOSS_REGISTRY)]))
+"""
+
+
+def fresh(tmp_path: Path, **environment: str) -> tuple[list[str], list[str]]:
+    """The names that a new process has after `import verl`, nothing of ours imported."""
+    given = {**os.environ, "TRUEGAIN_STATE": str(tmp_path), **environment}
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", FRESH], env=given, capture_output=True, text=True, check=True, cwd="/"
+    )
+    estimators, losses = json.loads(done.stdout.splitlines()[-1])
+    return estimators, losses
+
+
+def test_importing_verl_registers_every_name_with_no_edit_to_verl(tmp_path: Path) -> None:
+    estimators, losses = fresh(tmp_path)
+    assert estimators == sorted(e.name for e in entries(Config()) if e.kind == "credit")
+    assert losses == sorted(e.name for e in entries(Config()) if e.kind == "surrogate")
+    assert {"truegain_dr_grpo", "truegain_group_normalise"} <= {*estimators}
+    kept = json.loads((tmp_path / "verl.json").read_text())
+    assert "failed" not in kept
+    assert kept["loaded"]["versions"]["verl"] == version("verl")
+
+
+def test_verls_own_switch_leaves_the_plugin_out(tmp_path: Path) -> None:
+    assert fresh(tmp_path, VERL_USE_EXTERNAL_PLUGINS="none") == ([], [])
+    assert not (tmp_path / "verl.json").exists()
+
+
+@pytest.fixture
+def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A record of the test's own; the names that were there are registered again after it."""
+    monkeypatch.setenv("TRUEGAIN_STATE", str(tmp_path))
+    yield tmp_path
+    monkeypatch.undo()
+    plugin.install()
+
+
+def fails(said: str) -> None:
+    mask = masks(4, 5, 0)
+    with pytest.raises(WiringError) as caught:
+        advantage("truegain_dr_grpo", rewards(mask, 0), mask, uids(4))
+    assert said in str(caught.value)
+    old = torch.zeros(4, 5)
+    with pytest.raises(WiringError) as caught:
+        policy_loss("truegain_dr_grpo", old, old, old, mask, actor())
+    assert said in str(caught.value)
+
+
+def test_a_faulty_file_is_raised_at_every_name_and_shown_by_the_doctor(
+    state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (state / "knobs.toml").write_text("[dr-gpro]\nclip = 0.1\n")
+    monkeypatch.setenv("TRUEGAIN_VERL_CONFIG", str(state / "knobs.toml"))
+    plugin.install()
+    fails("'dr-gpro' is no recipe, reward, credit or surrogate (did you mean 'dr-grpo'?)")
+    (found,) = doctor._verl()
+    assert found.state == "note"
+    assert "'dr-gpro' is no recipe" in found.value
+    assert str(state) in found.mend
+
+
+def test_a_faulty_table_is_raised_at_its_name_alone(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (state / "knobs.toml").write_text("[dr-grpo]\nclipp = 0.1\n")
+    monkeypatch.setenv("TRUEGAIN_VERL_CONFIG", str(state / "knobs.toml"))
+    plugin.install()
+    fails("unknown setting 'clipp' (did you mean")
+    mask = masks(4, 5, 0)
+    assert advantage("truegain_grpo", rewards(mask, 0), mask, uids(4))[0].isfinite().all()
+    assert "clipp" in verl_record.read()["failed"]["error"]
+
+
+def test_a_load_that_breaks_down_leaves_names_that_raise_and_a_record(
+    state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(config: Config) -> Any:
+        raise RuntimeError("out of order")
+
+    monkeypatch.setattr("truegain.hosts.verl_config.entries", broken)
+    plugin.install()
+    fails("RuntimeError: out of order; see `truegain doctor`")
+    names = {registered(name) for name in shipped("credit")}
+    assert names <= set(core_algos.ADV_ESTIMATOR_REGISTRY)
+    assert "out of order" in next(iter(doctor._verl())).value
+
+
+def test_verl_refuses_keys_of_ours_in_its_own_configuration() -> None:
+    for kind in (AlgoConfig, PolicyLossConfig):
+        with pytest.raises(TypeError, match="unexpected keyword"):
+            kind(truegain_clip_high=0.3)
+
+
+def test_the_reward_function_is_found_by_the_setting_that_the_docs_name(tmp_path: Path) -> None:
+    from omegaconf import OmegaConf
+    from verl.trainer.ppo.reward import get_custom_reward_fn
+
+    given = {"path": "pkg://truegain.hosts.verl", "name": "compute_score"}
+    given["reward_kwargs"] = {"reward": "exact", "abstain": "drop"}  # type: ignore[assignment]
+    function = get_custom_reward_fn(OmegaConf.create({"reward": {"custom_reward_function": given}}))
+    found = function(data_source="gsm8k", solution_str="<answer>4</answer>", ground_truth="4", extra_info={})
+    assert found == {"score": 1.0, "truegain_abstained": 0.0}
