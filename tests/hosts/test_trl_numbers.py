@@ -29,6 +29,7 @@ from truegain.core.settings import loop_with
 from truegain.core.system import build
 from truegain.core.types import Problem, Rollout, Turn
 from truegain.hosts.trl import TruegainGRPOTrainer
+from truegain.methods import reward
 from truegain.policy.policy import Policy
 from truegain.recipes.controls import on_user_score
 from truegain.train.models import load_models
@@ -90,6 +91,7 @@ def our_weights(model: str, form: Any, first: dict[str, Any], facts: Sequence[di
 CASES = {
     "grpo": ({}, {}),
     "grpo with tools' tokens": ({}, {"rollout_func": scripted}),
+    "grpo on the best and the worst": ({}, {"rollout_func": scripted}),
     "dr-grpo": ({}, {}),
     "reinforce-pp with a reference": ({}, {}),
     "empg by steps": ({}, {"rollout_func": scripted}),
@@ -103,6 +105,7 @@ def test_one_batch_moves_the_weights_in_trl_as_it_does_in_our_loop(case: str, mo
     name = case.split()[0]
     knobs, more = CASES[case]
     (form,) = build(name, **knobs)
+    form = replace(form, select=reward.extreme_ranks) if "best" in case else form
     form = loop_with(form, max_tokens=8, micro_tokens=10_000)
     trainer = trainer_of(model, settings(tmp_path), Spied, recipe=form, **more)
     before = weights_of(trainer)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from truegain.core.errors import SettingError, WiringError
 from truegain.core.forms import Train, members
 from truegain.core.system import SYSTEMS, build
 from truegain.hosts.offers import OFFERS, form_of, needs, refusals
+from truegain.methods import objective
 from truegain.recipes import cispo, grpo, reinforce_pp
 
 TRL = OFFERS["trl"]
@@ -94,6 +96,10 @@ def test_settings_that_the_recipe_decides_are_refused_by_name(model: str, tmp_pa
         trainer_of(model, settings(tmp_path, beta=0.1), recipe=grpo(beta=0.04))
     with pytest.raises(SettingError, match="sync_ref_model moves the reference"):
         trainer_of(model, settings(tmp_path, beta=0.04, sync_ref_model=True), recipe=grpo(beta=0.04))
+    weight = (objective.sequence_mean, objective.truncated_importance)
+    mended = replace(grpo(), terms=(replace(grpo().terms[0], weight=weight),))
+    with pytest.raises(SettingError, match="set vllm_importance_sampling_correction=False"):
+        trainer_of(model, settings(tmp_path, use_vllm=True), recipe=mended)
     with pytest.raises(SettingError, match="set steps_per_generation=4 or a multiple"):
         trainer_of(model, settings(tmp_path, gradient_accumulation_steps=4, steps_per_generation=2))
     with pytest.raises(SettingError, match=r"set GRPOConfig\(steps_per_generation=8, num_iterations=1\)"):

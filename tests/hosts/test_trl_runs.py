@@ -8,6 +8,7 @@ import os
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +32,11 @@ from trl_runs import (
 )
 
 from truegain.core.errors import RunError
+from truegain.core.forms import Term
+from truegain.hosts.rounds import begin_round
 from truegain.hosts.trl import TruegainGRPOTrainer
-from truegain.methods import credit
+from truegain.methods import credit, objective, reward
+from truegain.recipes import cispo, dr_grpo, grpo, reinforce
 
 
 @pytest.fixture(scope="module")
@@ -154,11 +158,6 @@ def test_a_reward_that_is_not_finite_stops_the_run_before_a_weight_is_touched(mo
 
 
 def test_rows_that_selection_drops_are_in_no_denominator(model: str, tmp_path: Path) -> None:
-    from dataclasses import replace
-
-    from truegain.methods import reward
-    from truegain.recipes import dr_grpo, grpo
-
     def once(recipe: Any, **more: Any) -> Any:
         trainer = trainer_of(model, settings(tmp_path), recipe=recipe, rollout_func=scripted, **more)
         trainer.train()
@@ -221,6 +220,21 @@ def test_the_ratio_between_sampler_and_learner_multiplies_the_loss(model: str, t
         torch.testing.assert_close(found[3.0][name], 3 * moved, atol=1e-5, rtol=1e-4)
 
 
+def test_a_penalty_in_a_term_of_its_own_is_not_corrected_for_the_sampler() -> None:
+    penalty = Term(surrogate=objective.negative_logp, weight=objective.token_mean)
+    form = replace(reinforce(), terms=(reinforce().terms[0], penalty))
+    mask = torch.ones(2, 3, dtype=torch.bool)
+    columns = {"mask": mask, "group": torch.tensor([0, 0]), "correct": torch.tensor([1.0, 0.0])}
+    found, _ = begin_round(form, columns, torch.zeros(2, dtype=torch.bool), {"step_index": 0})
+    found.begin(torch.arange(2))
+    current = {"logp": torch.full((2, 3), -1.0), "entropy": torch.zeros(2, 3)}
+    # The row that is right: 3 tokens of -A logp = 1, by the weight of a mean over two rows; the penalty: mean of 1.
+    plain, _ = found.loss(torch.arange(2), current)
+    doubled, _ = found.loss(torch.arange(2), current, torch.full((2, 1), 2.0))
+    assert float(plain) == pytest.approx(1.5 + 1)
+    assert float(doubled) == pytest.approx(3 + 1)
+
+
 def test_the_loss_of_a_router_is_added_as_trl_adds_it(tmp_path: Path) -> None:
     from transformers import Qwen2MoeConfig, Qwen2MoeForCausalLM
 
@@ -267,8 +281,6 @@ def test_column_functions_are_handed_steps_and_data_and_may_abstain(model: str, 
 
 def test_several_optimiser_steps_are_taken_from_a_batch_as_the_plan_says(model: str, tmp_path: Path) -> None:
     args = settings(tmp_path, per_device_train_batch_size=4, steps_per_generation=2, num_iterations=1, max_steps=2)
-    from truegain.recipes import cispo
-
     trainer = trainer_of(model, args, recipe=cispo(minibatches=2), rollout_func=scripted)
     trainer.train()
     found = trainer._rounds["train"]

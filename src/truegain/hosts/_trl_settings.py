@@ -35,6 +35,12 @@ def check_settings(form: Train, args: Any) -> None:
             f"GRPOConfig says {', '.join(set_)}, which the recipe decides: leave it out there, and choose a recipe or "
             "its knobs (truegain show RECIPE)"
         )
+    corrects = any(spec_of(member).name == "truncated_importance" for _, member in form_members(form))
+    if corrects and args.use_vllm and args.vllm_importance_sampling_correction:
+        raise SettingError(
+            "the recipe corrects for the sampler itself (objective.truncated_importance), and TRL would again: set "
+            "vllm_importance_sampling_correction=False"
+        )
     _check_reference(form, args)
     _check_steps(form, args)
 

@@ -157,8 +157,7 @@ class TruegainGRPOTrainer(GRPOTrainer):
         mode, processes = self._mode, self.accelerator.num_processes
         logp, entropy, aux = self._log_probs(model, inputs, grad=True)
         current = {"logp": logp, "entropy": entropy}
-        current |= {ours: inputs[theirs] for ours, theirs in _OWN.items() if theirs in inputs}
-        current.setdefault("old_logp", logp.detach())
+        current |= {"old_logp": logp.detach(), **_own(inputs)}
         share, logs = self._rounds[mode].loss(inputs[ROW], current, inputs.get("importance_sampling_ratio"))
         mask = _mask(inputs)
         # Processes average their gradients, and the step's loss is a sum over all of them. A process without a row in
@@ -208,8 +207,7 @@ class TruegainGRPOTrainer(GRPOTrainer):
         if bool(abstained.all()):
             _log.warning("step %d: no row of this process is trained on: %s", self.state.global_step, silent[0])
         width = columns["tokens"].shape[1]
-        own = {ours: out[theirs] for ours, theirs in _OWN.items() if theirs in out}
-        columns |= {name: value[:, :width].detach().float() for name, value in own.items()}
+        columns |= {name: value[:, :width] for name, value in _own(out).items()}
         if out:
             columns["mask"] = _mask(out)[:, :width]
         needed = sorted(gathered(self.form) & set(columns))
@@ -254,6 +252,15 @@ class TruegainGRPOTrainer(GRPOTrainer):
         for _ in range(min(len(ours), len(logged))):
             logged.pop()
         logged.extend(ours)
+
+
+def _own(inputs: Mapping[str, Any]) -> dict[str, Tensor]:
+    """What TRL's batch holds of our `rounds.OWN` columns. Where an engine could not say, the learner's stands in."""
+    found = {ours: inputs[theirs].detach().float() for ours, theirs in _OWN.items() if theirs in inputs}
+    if "engine_logp" in found:
+        said = found["engine_logp"]
+        found["engine_logp"] = torch.where(said.isnan(), found.get("old_logp", torch.zeros_like(said)), said)
+    return found
 
 
 def _mask(inputs: Mapping[str, Any]) -> Tensor:
