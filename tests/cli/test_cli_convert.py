@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from truegain.cli.app import app
-from truegain.core.errors import SettingError
+from truegain.core.errors import DataError, SettingError
 from truegain.hosts.data import from_trl, from_verl_parquet, problems_of
 
 
@@ -46,6 +46,17 @@ def test_a_data_file_becomes_one_parquet_file_for_verl(tmp_path: Path) -> None:
     assert given["splits"] == [
         {"split": "train", "file": str(tmp_path / "v.parquet"), "problems": len(found["train"]), "held": []}
     ]
+
+
+def test_rows_without_an_answer_are_for_reward_functions(tmp_path: Path) -> None:
+    file = tmp_path / "open.jsonl"
+    file.write_text("".join(json.dumps({"prompt": f"write about {n}"}) + "\n" for n in range(20)))
+    for host in ("trl", "verl"):
+        convert(str(file), "--to", host, "--out", str(tmp_path / f"{host}.parquet"), "--split", "train")
+        back = (from_trl if host == "trl" else from_verl_parquet)(tmp_path / f"{host}.parquet")
+        assert {problem.answer for problem in back["train"]} == {None}
+    with pytest.raises(DataError, match="no column 'answer' or 'solution'"):
+        convert(str(file), "--to", "verifiers", "--out", str(tmp_path / "pack"))
 
 
 def test_columns_that_only_the_record_holds_are_told(tmp_path: Path) -> None:

@@ -12,12 +12,13 @@ from hypothesis import strategies as st
 
 from truegain.core.errors import DataError, SettingError
 from truegain.core.types import SPLITS, Problem
-from truegain.hosts import data
+from truegain.hosts import data, package
 from truegain.hosts.data import (
     RECORD,
     from_record,
     from_trl,
     from_verl_parquet,
+    in_english,
     problem_of,
     problems_of,
     record_of,
@@ -26,8 +27,8 @@ from truegain.hosts.data import (
     trl_rows,
     verl_rows,
     write,
-    write_package,
 )
+from truegain.hosts.package import write_package
 
 LETTERS = "a Z09{}[]\"\\'\n\t\0,:#é漢🙂\u2028\u202e\ufeff"
 TEXT = st.text(LETTERS, min_size=1, max_size=12)
@@ -103,6 +104,7 @@ def test_verls_columns_are_the_ones_its_trainer_reads(tmp_path: Path) -> None:
     assert rows[0]["data_source"] == "truegain/sort"
     assert rows[0]["prompt"][0]["role"] == "user"
     assert rows[0]["reward_model"]["style"] == "rule"
+    assert rows[0]["prompt"][0]["content"].startswith("Sort these digits in ascending order")
     assert rows[0]["reward_model"]["ground_truth"] == problems_of("sort,level=4", "dev", 2)[0].answer
     assert [row["extra_info"]["index"] for row in rows] == [0, 1]
     assert {row["extra_info"]["split"] for row in rows} == {"dev"}
@@ -245,7 +247,7 @@ def test_a_package_for_verifiers_is_whole_or_not_there(tmp_path: Path, monkeypat
         write_package(made, "sort,level=4", place)
     with pytest.raises(SettingError, match="its last part names the package"):
         write_package(made, "sort,level=4", tmp_path / "1 x")
-    monkeypatch.setattr(data.os, "rename", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    monkeypatch.setattr(package.os, "rename", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
     with pytest.raises(DataError, match="No space left"):
         write_package(made, "sort,level=4", tmp_path / "other")
     assert [path.name for path in tmp_path.iterdir()] == ["my-sort"]
@@ -271,3 +273,11 @@ def test_verls_score_function_judges_rows_that_were_converted() -> None:
     for text, score in ((f"<answer>{problem.answer}</answer>", 1.0), ("<answer>x</answer>", 0.0)):
         given = row["data_source"], text, row["reward_model"]["ground_truth"], row["extra_info"]
         assert compute_score(*given, reward="sort", abstain=-1.0) == {"score": score, "truegain_abstained": 0.0}
+
+
+def test_a_mixture_of_tasks_asks_in_plain_english_too() -> None:
+    asked = problems_of(in_english("sort,level=4+add"), "train", 8)
+    assert {str(problem.meta["task"]) for problem in asked} == {"sort", "add"}
+    assert all(problem.prompt[0]["role"] == "user" for problem in asked)  # type: ignore[index]
+    assert [p.answer for p in asked] == [p.answer for p in problems_of("sort,level=4+add", "train", 8)]
+    assert isinstance(problems_of(in_english("sort,chat=false"), "train", 1)[0].prompt, str)

@@ -45,13 +45,16 @@ def convert(
         raise SettingError(f"unknown host {to!r}{nearest(to, HOSTS)}; it is trl, verl or verifiers")
     with progress("starting", quiet=True) as shown:
         from truegain.core.types import SPLITS
-        from truegain.hosts.data import for_messages
+        from truegain.hosts.data import for_verifiers, in_english
         from truegain.tasks.mixture import parse
 
         if split is not None and split not in SPLITS:
             raise SettingError(f"unknown split {split!r}{nearest(split, SPLITS)}; it is train, dev or test")
         places = _places(to, out, split, overwrite)
-        made = for_messages(task) if to == "verifiers" else parse(task, needs_answer=False)
+        if to == "verifiers":
+            made = for_verifiers(task)
+        else:  # a reward function may do without answers; verl's prompts are messages
+            made = (in_english if to == "verl" else parse)(task, needs_answer=False)
         found: dict[Split, list[Problem]] = {}
         for one in SPLITS:
             if one in places:
@@ -101,7 +104,8 @@ def _problems(made: Task, split: Split, count: int | None, shown: Progress) -> l
 def _written(
     to: str, made: Task, spec: str, found: dict[Split, list[Problem]], places: dict[Split, Path], out: Path
 ) -> list[dict[str, Any]]:
-    from truegain.hosts.data import Converted, trl_rows, verl_rows, write, write_package
+    from truegain.hosts.data import Converted, trl_rows, verl_rows, write
+    from truegain.hosts.package import write_package
 
     if to == "verifiers":
         write_package(found, spec, out)

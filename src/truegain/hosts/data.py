@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -20,7 +19,7 @@ from truegain.core.types import SPLITS, Message, Problem, Split, Task
 from truegain.tasks import Generated, make
 from truegain.tasks._file_rows import ANSWERS, PROMPTS, digest, gold, is_message
 from truegain.tasks._rows import jsonable, read_rows, write_parquet
-from truegain.tasks.files import FileTask
+from truegain.tasks.mixture import Mixture, parse
 
 RECORD = "truegain"
 TAKEN = frozenset(
@@ -28,43 +27,10 @@ TAKEN = frozenset(
     f"environments answer solution {RECORD}".split()
 )
 """Names that TRL or this file gives a meaning to: a further column of that name stays in ``truegain``."""
-CHECKED_BY = "checked_by"
-"""What of a problem's meta names the checker, in a package for verifiers."""
 REPEATS = 500
 """Draws in a row without a new problem, after which a generated task has no more."""
 Row = dict[str, Any]
 Tell = Callable[[int], None]
-
-
-_MODULE = '''"""Problems written by `truegain convert`. Install this folder; the taskset's id is its name."""
-
-from pathlib import Path
-
-from truegain.hosts.verifiers import TruegainTaskset
-
-
-class {title}(TruegainTaskset):
-    """The problems in this folder, a file for each split."""
-
-    FOLDER = Path(__file__).parent
-    SOURCE = {spec!r}
-
-
-__all__ = ["{title}"]
-'''
-_PROJECT = """[project]
-name = "{name}"
-version = "0.1.0"
-requires-python = ">=3.11"
-dependencies = ["truegain[verifiers]"]
-
-[build-system]
-requires = ["hatchling"]
-build-backend = "hatchling.build"
-
-[tool.hatch.build.targets.wheel]
-packages = ["{package}"]
-"""
 
 
 @dataclass(frozen=True)
@@ -104,14 +70,20 @@ def problems_of(
     return list(found.values())
 
 
-def for_messages(spec: str) -> Task:
-    """The task of a spec as a chat model is to be asked: generated ones in plain English, unless it says ``chat=``.
+def in_english(spec: str, *, needs_answer: bool = True) -> Task:
+    """The task of a spec for a host of messages: generated ones ask in plain English, unless it says ``chat=``."""
+    made = parse(spec, needs_answer=needs_answer)
+    if "chat=" in spec:
+        return made
+    if isinstance(made, Mixture):
+        members = [replace(one, chat=True) if isinstance(one, Generated) else one for one in made.members]
+        return Mixture(members, made.weights, seed=made.seed, name=made.name)
+    return replace(made, chat=True) if isinstance(made, Generated) else made
 
-    Raises SettingError for tasks that a host of messages cannot run: one with a tool, and the bandit.
-    """
-    made = make(spec)
-    if isinstance(made, Generated) and "chat=" not in spec:
-        made = make(f"{spec},chat=true")
+
+def for_verifiers(spec: str) -> Task:
+    """`in_english`. Raises SettingError for what a v1 harness cannot run: a task with a tool, and the bandit."""
+    made = in_english(spec)
     if made.environment() is not None:
         raise SettingError(
             f"the task {made.name} has a tool that answers inside the completion, at </tool>; a v1 harness ends the "
@@ -120,19 +92,6 @@ def for_messages(spec: str) -> Task:
     if made.name == "bandit":
         raise SettingError("the task bandit is for the table policy: its answers are no text")
     return made
-
-
-def checked_by(spec: str) -> str:
-    """What checks a spec's problems where its data file is not at hand: its checker for a file, else the spec.
-
-    Raises SettingError for a mixture with a file in it.
-    """
-    made = make(spec)
-    if isinstance(made, FileTask):
-        return made.checker
-    if any(isinstance(member, FileTask) for member in getattr(made, "members", ())):
-        raise SettingError(f"{spec}: a mixture with a data file in it; convert its parts one by one")
-    return spec
 
 
 def record_of(problem: Problem, split: Split = "train") -> str:
@@ -266,8 +225,11 @@ def to_trl(task: Task | str, split: Split = "train", count: int | None = None) -
 
 
 def to_verl_parquet(task: Task | str, path: str | Path, split: Split = "train", count: int | None = None) -> Path:
-    """Write a parquet file in verl's columns, see `verl_rows`, and give its path; ``count`` as in `problems_of`."""
-    made = make(task) if isinstance(task, str) else task
+    """Write a parquet file in verl's columns, see `verl_rows`, and give its path; ``count`` as in `problems_of`.
+
+    A spec is read by `in_english`, since verl's prompts are messages.
+    """
+    made = in_english(task) if isinstance(task, str) else task
     return write(verl_rows(problems_of(made, split, count), split, made.name).rows, path)
 
 
@@ -296,39 +258,6 @@ def _by_split(found: Iterable[tuple[Split, Problem]]) -> dict[Split, list[Proble
     for split, problem in found:
         splits.setdefault(split, []).append(problem)
     return splits
-
-
-def write_package(splits: Mapping[Split, Sequence[Problem]], spec: str, place: str | Path) -> Path:
-    """Write an environment package for verifiers: problems as JSON lines, and the taskset that reads them.
-
-    ``place`` becomes a folder with ``pyproject.toml``; the taskset's id is the folder's name. It is made beside, and
-    renamed when it is whole. Raises SettingError for a place that exists or whose name is no module's.
-    """
-    place = Path(place)
-    package = place.name.replace("-", "_").lower()
-    if not package.isidentifier():
-        raise SettingError(f"{place}: its last part names the package, and must be letters, digits, - and _")
-    if place.exists():
-        raise SettingError(f"{place}: exists already; name a new folder")
-    checker = checked_by(spec)
-    try:
-        made = Path(tempfile.mkdtemp(dir=place.parent, prefix=f".{place.name}."))
-        try:
-            (made / package).mkdir()
-            for split, problems in splits.items():
-                held = [replace(problem, meta={**problem.meta, CHECKED_BY: checker}) for problem in problems]
-                write([{RECORD: record_of(problem, split)} for problem in held], made / package / f"{split}.jsonl")
-            title = "".join(part.capitalize() for part in package.split("_")) + "Taskset"
-            (made / package / "__init__.py").write_text(_MODULE.format(title=title, spec=spec), encoding="utf-8")
-            (made / "pyproject.toml").write_text(_PROJECT.format(package=package, name=place.name), encoding="utf-8")
-            made.chmod(0o755)
-            os.rename(made, place)
-        except BaseException:
-            shutil.rmtree(made, ignore_errors=True)
-            raise
-    except OSError as error:
-        raise DataError(f"{place}: cannot be written ({error.strerror or error}); name another place") from error
-    return place
 
 
 def write(rows: Sequence[Row], path: str | Path) -> Path:

@@ -23,7 +23,8 @@ except ImportError as error:
 from truegain.core.errors import DataError, SettingError
 from truegain.core.types import Problem, Split
 from truegain.hosts._component import ComponentReward, component, read_knob, registry
-from truegain.hosts.data import CHECKED_BY, for_messages, from_record, from_trl, problems_of, record_of
+from truegain.hosts.data import for_verifiers, from_record, from_trl, problems_of, record_of
+from truegain.hosts.package import CHECKED_BY
 from truegain.hosts.rewards import Reward, VerifiersReward
 from truegain.hosts.traces import read_traces, rollouts_of
 
@@ -149,7 +150,7 @@ class TruegainTaskset(vf.Taskset[TruegainTask, TruegainConfig]):
             return
         if not config.spec:
             raise SettingError("the taskset truegain-taskset needs a task: --env.taskset.spec sort,level=6")
-        made = for_messages(config.spec)
+        made = for_verifiers(config.spec)
         size = made.size(config.split)
         count = config.count if size is None else min(config.count, size)
         for problem in problems_of(made, config.split, count):
@@ -177,7 +178,7 @@ def to_taskset(spec: str, split: Split = "train", count: int = 1000) -> Truegain
 
     Raises SettingError, DataError for a spec or a file that cannot be used.
     """
-    for_messages(spec)
+    for_verifiers(spec)
     return TruegainTaskset(TruegainConfig(id="truegain-taskset", spec=spec, split=split, count=count))
 
 

@@ -28,8 +28,9 @@ from truegain.core.component import Spec
 from truegain.core.errors import SettingError, WiringError
 from truegain.core.types import Problem
 from truegain.hosts._component import registry
-from truegain.hosts.data import problems_of, write_package
+from truegain.hosts.data import problems_of
 from truegain.hosts.offers import OFFERS, refusal
+from truegain.hosts.package import write_package
 from truegain.hosts.rewards import Abstained, Reward
 from truegain.hosts.verifiers import (
     TruegainTask,
