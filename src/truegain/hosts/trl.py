@@ -200,7 +200,7 @@ class TruegainGRPOTrainer(GRPOTrainer):
         """Run the stages up to the credit over the rows of all processes."""
         assert self._drawn is not None
         drawn = self._drawn
-        drawn.tool, drawn.logp = out.get("tool_mask"), out.get("sampling_per_token_logps")
+        drawn.tool, drawn.logp = (out[n].cpu() if n in out else None for n in ("tool_mask", "sampling_per_token_logps"))
         decode = Policy(None, self._tokenizer, "trl").decode
         columns, silent = columns_of(self.form, drawn, self._given, decode)
         abstained = torch.tensor([bool(why) for why in silent])
