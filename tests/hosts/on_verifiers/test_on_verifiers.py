@@ -202,6 +202,31 @@ def test_a_converted_package_runs_by_its_folders_name(
     assert all(trace.rewards["checked"] is not None for trace in traces)
 
 
+def verb(name: str, folder: Path, *arguments: str) -> str:
+    """Run a command of verifiers and give what it printed."""
+    command = [sys.executable, "-c", f"from verifiers.v1.cli.{name} import main; main()", *arguments, "--no-rich"]
+    env = {**os.environ, "PYTHONPATH": str(HERE)}
+    done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_saved_traces_are_scored_anew_without_a_runtime(tmp_path: Path, provider: Provider) -> None:
+    plugged_in = {"same": {"fn": f"{PLUG}exact"}}
+    taskset = {"id": "truegain-taskset", "spec": "sort,level=4", "count": 4, "task": {"rewards": plugged_in}}
+    folder = evaluated(tmp_path, provider, taskset)
+    verb("replay", tmp_path, str(folder), "--output-dir", str(tmp_path / "again"))
+    before, after = ({r.problem.id: r.facts["rewards"] for r in read_traces(at)} for at in (folder, tmp_path / "again"))
+    assert len(before) == 4
+    assert after == before
+
+
+def test_every_answer_key_of_a_taskset_is_valid(tmp_path: Path) -> None:
+    told = verb("validate", tmp_path, "truegain-taskset", "--taskset.spec", "sort,level=4", "--taskset.count", "3",
+                "--runtime.type", "subprocess")  # fmt: skip
+    assert json.loads(told[told.index("{") :])["valid_rate"] == 1.0
+
+
 def test_tasks_have_stable_keys_that_do_not_depend_on_their_place() -> None:
     first = [task.key for task in to_taskset("sort,level=4", "train", 5)]
     assert len(set(first)) == 5
