@@ -179,7 +179,7 @@ def _recipe(name: str, kind: str, config: Config, given: Offer) -> Entry | None:
             return replace(entry, refused=found[0].sentence)
         asks = asks_of(form, config.max_tokens)
         refused = found[0].sentence if found and kind == "credit" else ""
-        return replace(entry, form=_hosted(form), asks=asks, refused=refused)
+        return replace(entry, form=hosted(form), asks=asks, refused=refused)
     except TruegainError as error:
         return replace(entry, refused=_told(config, str(error)), fault=name in config.tables)
 
@@ -217,7 +217,7 @@ def _flat(table: Mapping[str, Any], above: str = "") -> dict[str, Any]:
     return found
 
 
-def _hosted(form: Train) -> Train:
+def hosted(form: Train) -> Train:
     """The form without what verl does itself: its reward function is the outcome, its KL and entropy terms are its own.
 
     An outcome of 1 and 0 is verl's reward as it is, whatever numbers it gives; another one asks for 0 and 1.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from truegain.core.errors import SettingError, WiringError
 from truegain.core.forms import Term, Train
 from truegain.core.system import build
 from truegain.hosts.offers import offer, refusal
-from truegain.hosts.verl_columns import groups_of, turns_of
+from truegain.hosts.verl_columns import groups_of
 from truegain.hosts.verl_config import Config, entries, read
 
 ROWS, WIDTH = 8, 9
@@ -78,13 +79,23 @@ def test_an_estimator_gives_our_loops_numbers(name: str, turns: bool) -> None:
         assert (found[mask == 0] == 0).all()
 
 
+def by_hand(mask: Tensor) -> Tensor:
+    """Turns by counting runs, row by row, up to the last policy token."""
+    out = torch.full(mask.shape, -1)
+    for i, row in enumerate(mask.tolist()):
+        runs = [list(run) for _, run in itertools.groupby(row[: max(t + 1 for t in range(len(row)) if row[t])])]
+        flat = [number for number, run in enumerate(runs) for _ in run]
+        out[i, : len(flat)] = torch.tensor(flat)
+    return out
+
+
 @pytest.mark.parametrize("turns", [False, True])
 def test_turn_and_step_rewards_are_rebuilt_from_dense_ones(turns: bool) -> None:
     mask = masks(ROWS, WIDTH, 3, turns)
     reward = rewards(mask, 3, dense=True)
     found, _ = advantage("truegain_turn_returns", reward, mask, uids(ROWS))
     # By hand: the reward of a turn is what stands on its tokens and on those of the tool behind them.
-    turn = turns_of(mask.bool())
+    turn = by_hand(mask)
     sums = torch.full((ROWS, int(turn.max()) + 1), math.nan)
     for i in range(ROWS):
         sums[i, : int(turn[i].max()) + 1] = 0.0
@@ -233,7 +244,7 @@ def test_every_recipe_that_the_table_says_runs_gives_our_loops_advantages(name: 
     more: dict[str, Tensor] = {}
     if name == "matchtir":
         reward[:, 0] += 0.25
-        turn = turns_of(mask.bool())
+        turn = by_hand(mask)
         sums = torch.zeros(ROWS, int(turn.max()) + 1)
         sums[:, 0] = 0.25
         last = turn.amax(1)

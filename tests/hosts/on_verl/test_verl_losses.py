@@ -21,7 +21,7 @@ from truegain.core.forms import Train
 from truegain.core.system import build
 from truegain.hosts.offers import offer, refusal
 from truegain.hosts.verl_columns import groups_of
-from truegain.hosts.verl_config import Config, _hosted, entries
+from truegain.hosts.verl_config import Config, entries, hosted
 
 ROWS, WIDTH = 8, 9
 MODES = ("token-mean", "token-sum", "seq-mean-token-sum", "seq-mean-token-mean", "seq-mean-token-sum-norm")
@@ -145,7 +145,7 @@ def test_every_recipe_that_the_table_says_runs_has_our_loops_gradient(name: str)
     assert isinstance(form, Train)
     columns = Batch(mask=mask.bool(), group=groups_of(uids(ROWS)), old_logp=old.masked_fill(mask == 0, 0.0))
     facts = {"max_tokens": WIDTH}
-    whole = replace(_hosted(form), plan=())
+    whole = replace(hosted(form), plan=())
     steps, _ = plan_stage(whole, columns, (advantages,), facts)
     leaf = new.clone().requires_grad_()
     loss, _ = loss_of(whole, steps[0], torch.arange(ROWS), {"logp": leaf}, facts)

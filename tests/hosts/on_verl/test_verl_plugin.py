@@ -129,3 +129,46 @@ def test_the_reward_function_is_found_by_the_setting_that_the_docs_name(tmp_path
     function = get_custom_reward_fn(OmegaConf.create({"reward": {"custom_reward_function": given}}))
     found = function(data_source="gsm8k", solution_str="<answer>4</answer>", ground_truth="4", extra_info={})
     assert found == {"score": 1.0, "truegain_abstained": 0.0}
+
+
+RAY = """
+import json, os, ray
+ray.init(num_cpus=1, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
+
+@ray.remote
+def used():
+    import numpy, torch, verl
+    from verl.trainer.ppo import core_algos
+    whiten = core_algos.get_adv_estimator_fn("truegain_whiten")
+    index = numpy.array(list("aaaa"), dtype=object)
+    found, _ = whiten(
+        token_level_rewards=torch.tensor([[1.0], [0.0], [0.0], [0.0]]), response_mask=torch.ones(4, 1), index=index
+    )
+    return os.getpid(), found.flatten().tolist()
+
+print(json.dumps([os.getpid(), *ray.get(used.remote())]))
+ray.shutdown()
+"""
+
+
+def test_a_ray_worker_has_the_names_and_reads_the_file_of_knobs(tmp_path: Path) -> None:
+    (tmp_path / "knobs.toml").write_text('[whiten]\nwith = ["leave_one_out"]\n')
+    environment = {
+        **os.environ,
+        "TRUEGAIN_STATE": str(tmp_path),
+        "TRUEGAIN_VERL_CONFIG": str(tmp_path / "knobs.toml"),
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    }
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", RAY],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd="/",
+    )
+    driver, worker, found = json.loads(done.stdout.splitlines()[-1])
+    assert worker != driver
+    # leave_one_out gives 1 and three times -1/3; their mean is 0 and their sample deviation 2/3.
+    assert found == pytest.approx([1.5, -0.5, -0.5, -0.5], abs=1e-5)
+    assert json.loads((tmp_path / "verl.json").read_text())["loaded"]["process"] == worker
