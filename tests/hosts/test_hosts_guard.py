@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import random
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -307,6 +310,56 @@ def test_a_reusable_hold_out_is_worn_by_every_run_that_asks_it(tmp_path: Path) -
     assert all(math.isnan(look.gold) for look in guard.looks)
 
 
+def test_one_of_our_rewards_is_gold_as_it_is_in_trl(tmp_path: Path) -> None:
+    from truegain.hosts.rewards import Reward
+
+    held = Reward.of("exact")
+    guard = GoldGapGuard(held, [{"prompt": "9 8", "answer": "8 9"}, {"prompt": "2 1", "answer": "1 2"}], generate=_say)
+    trainer(tmp_path, guard, max_steps=1).train()
+    held.close()
+    assert guard.scores.tolist() == [[1.0, 0.0]]
+
+
+def _say(model: Any, tokenizer: Any, rows: Any, seed: int) -> list[str]:
+    return ["8 9"] * len(rows)
+
+
+def test_an_adapter_is_rolled_back_too(tmp_path: Path) -> None:
+    peft = pytest.importorskip("peft")
+    guard = GoldGapGuard(gold, ROWS, action="rollback", **KNOBS)
+    run = trainer(tmp_path, guard)
+    config = peft.LoraConfig(r=8, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
+    base = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
+    model = peft.get_peft_model(base, config)
+    run = Trainer(model, run.args, train_dataset=Lessons(), processing_class=letter_tokenizer(), callbacks=[guard])
+    run.args.learning_rate = 0.05
+    run.train()
+    assert guard.alarm is not None
+    place = tmp_path / "run" / (f"checkpoint-{guard.alarm.best}" if guard.alarm.best else "gold-gap-guard-start")
+    from safetensors.torch import load_file
+
+    saved = load_file(place / "adapter_model.safetensors")
+    now = peft.get_peft_model_state_dict(run.model)
+    assert saved.keys() == now.keys() and all(torch.equal(saved[name], now[name]) for name in saved)
+
+
+@pytest.mark.slow
+def test_two_processes_see_the_same_looks_and_stop_together(tmp_path: Path) -> None:
+    write_model(tmp_path / "model")
+    script, processes = Path(__file__).with_name("guard_process.py"), []
+    for rank in range(2):
+        shown = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
+        places = {"MASTER_PORT": "29577", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(script.parent)}
+        processes.append(
+            subprocess.Popen([sys.executable, str(script), str(tmp_path)], env={**os.environ, **shown, **places})
+        )
+    assert [process.wait(timeout=300) for process in processes] == [0, 0]
+    first, second = (json.loads((tmp_path / f"rank-{rank}.json").read_text()) for rank in range(2))
+    assert first == second
+    assert first["alarm"] is not None and first["stopped"] == first["alarm"] < STEPS
+    assert first["holdout"] == len(first["golds"])
+
+
 def test_what_cannot_be_run_is_refused_in_one_line(tmp_path: Path) -> None:
     for wrong, text in (
         ({"action": "rolback"}, "did you mean 'rollback'"),
@@ -321,7 +374,7 @@ def test_what_cannot_be_run_is_refused_in_one_line(tmp_path: Path) -> None:
             GoldGapGuard(gold, ROWS, **wrong)
     with pytest.raises(SettingError, match="give problems"):
         GoldGapGuard(gold)
-    with pytest.raises(SettingError, match="reward function, or a task"):
+    with pytest.raises(SettingError, match="a reward function, a Reward, or a task"):
         GoldGapGuard(0.5, ROWS)
     with pytest.raises(DataError, match="2 or more"):
         GoldGapGuard(gold, [{"question": "1"}, {"question": "2"}])

@@ -129,7 +129,7 @@ def verdict(found: Followed) -> str:
     how = "while the proxy rose" if first.kind == "divergence" else "and the proxy did not rise"
     return (
         f"ALARM at step {first.step}: gold is {first.gap:.3f} below step {first.best} "
-        f"(at least {first.low:.3f} below an earlier look), {how}; level {found.level:g}"
+        f"(at least {first.low:.3f} below what it was), {how}; level {found.level:g}"
     )
 
 

@@ -128,7 +128,10 @@ Rows = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 def _kept(log: Log) -> Rows | None:
     """Gold, proxy, step and problem of every look and problem, where they were kept and can be read."""
     if log.host == "truegain":
-        return _rows(read_objects(log.path.parent / "evals" / "looks.jsonl"))
+        # A look's rows are there before its line: those of a look that is being written are left out.
+        whole = {line["step"] for line in log.lines if line.get("kind") == "eval"}
+        lines = read_objects(log.path.parent / "evals" / "looks.jsonl")
+        return _rows([line for line in lines if line.get("step") in whole])
     for home in (log.path.parent, log.path.parent.parent):
         kept = read_object(home / "gold_gap_guard.json")
         if log.host == "trl" and kept is not None:

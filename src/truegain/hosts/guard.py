@@ -32,7 +32,8 @@ STATE = "gold_gap_guard.json"
 class GoldGapGuard(TrainerCallback):
     """Looks at gold while a model is trained, and acts when it has fallen; see docs/guard.md.
 
-    ``gold`` is a reward function as TRL calls it (keywords, a list of numbers or None), or a task. ``problems`` are
+    ``gold`` is a reward function as TRL calls it (keywords, a list of numbers or None), a
+    `truegain.hosts.rewards.Reward`, or a task. ``problems`` are
     rows with a ``prompt`` (a data set, a list), never trained on; with a task, how many of its dev split (128). A look
     is taken before the first step and every ``every`` optimiser steps. ``proxy`` is the logged metric that is
     optimised.
@@ -86,9 +87,10 @@ class GoldGapGuard(TrainerCallback):
             raise SettingError(f"gold-gap guard: action {action!r}{nearest(action, set(ACTIONS))}; one of {ACTIONS}")
         if every < 1 or not bounds[0] < bounds[1] or not -1 < margin < 1:
             raise SettingError(f"gold-gap guard: every={every} is 1 or more, bounds={bounds} rise, -1 < margin < 1")
-        if not callable(gold) and not hasattr(gold, "problem"):
-            raise SettingError("gold-gap guard: gold is a reward function, or a task such as parse('sort')")
+        if not callable(gold) and not hasattr(gold, "problem") and not hasattr(gold, "as_trl"):
+            raise SettingError("gold-gap guard: gold is a reward function, a Reward, or a task such as parse('sort')")
         spent_level(1, level=level, horizon=horizon)
+        gold = getattr(gold, "as_trl", lambda: gold)()
         self.gold, self.rows, self.every, self.action = gold, problem_rows(gold, problems), every, action
         self.proxy, self.bounds, self.seed, self.save_best = proxy, bounds, seed, save_best
         self.knobs: dict[str, Any] = {"level": level, "horizon": horizon, "margin": margin}
@@ -183,7 +185,7 @@ class GoldGapGuard(TrainerCallback):
     def _scored(self, model: Any, tokenizer: Any, step: int, first: bool) -> np.ndarray:
         """Gold of every problem; each process completes its share, and all of them have all scores."""
         tokenizer = getattr(tokenizer, "tokenizer", tokenizer)
-        world = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+        world = _processes()
         rank = dist.get_rank() if world > 1 else 0
         rows, seed = self.rows[rank::world], (self.seed * 1_000_003 + step) * 1009 + rank
         if self.generate is not None:
@@ -210,15 +212,17 @@ class GoldGapGuard(TrainerCallback):
         """Gold as the reusable hold-out answers it: NaN when its budget is used up. None where there is none."""
         if self.reusable is None:
             return None
+        answer: list[float] = [math.nan]
         halves = [part[~np.isnan(part)] for part in (scores[0::2], scores[1::2])]
-        if not all(len(part) for part in halves):
-            return math.nan
-        kept = _read(self.reusable)
-        state = Reusable(**kept) if kept else Reusable.begin(seed=self.seed)
-        state, answer = thresholdout(state, float(halves[0].mean()), float(halves[1].mean()))
-        if args.process_index == 0:
+        if args.process_index == 0 and all(len(part) for part in halves):
+            kept = _read(self.reusable)
+            state = Reusable(**kept) if kept else Reusable.begin(seed=self.seed)
+            state, said = thresholdout(state, float(halves[0].mean()), float(halves[1].mean()))
             _write(self.reusable, asdict(state))
-        return math.nan if answer is None else answer
+            answer = [math.nan if said is None else said]
+        if _processes() > 1:
+            dist.broadcast_object_list(answer)
+        return answer[0]
 
     def _note_best(
         self,
@@ -293,6 +297,10 @@ class GoldGapGuard(TrainerCallback):
             self.since = max([self.since, *(n for n, look in enumerate(self.looks) if look.alarm)])
 
 
+def _processes() -> int:
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
 def _place(args: TrainingArguments, step: int) -> Path:
     """Where the weights of a look are. Those of the start are no checkpoint that training could resume from."""
     return Path(str(args.output_dir)) / (f"checkpoint-{step}" if step else "gold-gap-guard-start")
@@ -307,10 +315,10 @@ def said(look: GapLook) -> str:
     """An alarm in a sentence.
 
     >>> said(GapLook(40, 0.4, 0.9, 20, 0.25, 8.0, 6.2, 0.03, True, "divergence"))
-    'at step 40 gold is 0.400, 0.250 below step 20 (at least 0.030 below an earlier look), while the proxy rose'
+    'at step 40 gold is 0.400, 0.250 below step 20 (at least 0.030 below what it was), while the proxy rose'
     """
     how = {"divergence": "while the proxy rose", "fall": "and the proxy did not rise"}[look.kind]
-    fall = f"at least {look.low:.3f} below an earlier look"
+    fall = f"at least {look.low:.3f} below what it was"
     return f"at step {look.step} gold is {look.gold:.3f}, {look.gap:.3f} below step {look.best} ({fall}), {how}"
 
 

@@ -14,7 +14,10 @@ from truegain.core.errors import DataError
 from truegain.methods.guard._gap_evidence import check_scores, log_mean, log_wealth
 from truegain.methods.guard._spent_level import spent_level
 
-Evidence = Callable[[float], Float[np.ndarray, "R"]]
+Evidence = Callable[[float], float]
+
+WINDOWS = (1, 2, 4)
+"""Looks that are taken together: their mean is less noisy, and a fall that lasts is seen sooner."""
 
 
 @dataclass(frozen=True)
@@ -24,8 +27,8 @@ class GapLook:
     ``gold`` and ``proxy`` are the means of the look (NaN where unknown), ``best`` the step of the look with the most
     gold so far (this one included, the earliest of equals) and ``gap`` how far gold lies below it, 0 or more.
     ``evidence`` is the logarithm of the e-value that gold has fallen, ``needed`` that of what makes an alarm. ``low``
-    is the lower end of the confidence sequence: gold lies at least this much below an earlier look, 0 where it is not
-    known to have fallen. ``kind`` of an alarm is ``divergence`` where the proxy is no lower than it was at ``best``,
+    is the lower end of the confidence sequence: gold has fallen by at least this much, 0 where it is not known to have
+    fallen. ``kind`` of an alarm is ``divergence`` where the proxy is no lower than it was at ``best``,
     else ``fall``; it is empty without an alarm.
     """
 
@@ -69,23 +72,23 @@ def gold_gap(
 ) -> GoldGap:
     """Judge every look of a run at the same problems, one row per problem and look; see `GapLook` for what is said.
 
-    Null hypothesis of look t: the policy of look t earns, on average over problems, no less than ``margin`` below
-    *every* earlier look's. The alarm says that this is false: gold now lies more than ``margin`` below gold at some
-    earlier look. As the reference is chosen among the earlier looks by what they scored, all of them are references:
-    with K(r, t) the e-value of `gap_evidence` of look r against look t,
+    Null hypothesis of look t: over the last w looks the policy earned, on average over problems, no less than
+    ``margin`` below *any* earlier w looks in a row, for w = 1, 2 and 4. It holds for every run whose gold has never
+    fallen. As the reference is chosen among the earlier looks by what they scored, all of them are references: with
+    K(w, r, t) the e-value of `gap_evidence` of the means of w looks that end at r against those that end at t,
 
-        E_t = mean over r < t of K(r, t),      alarm at t where E_t >= 1 / level_t,
+        E_t = mean over w of mean over r <= t - w of K(w, r, t),      alarm at t where E_t >= 1 / level_t,
 
-    and level_t is `spent_level`'s share of ``level``. E_t has mean at most 1 under the null hypothesis of look t
-    (a mean of e-values is one, whatever their dependence), so P(false alarm at t) <= level_t by Markov's inequality,
-    and the probability that a run of any length has *any* false alarm is at most the sum, ``level``. The union over
-    looks asks nothing of how looks hang together: they may be at the same problems, and are. It does ask that until its
-    first alarm the run does not depend on the looks: they are not trained on, nor used to tune it. Hence alarms after
-    one that was acted on are not covered.
+    where a w that does not fit yet counts as 1, and level_t is `spent_level`'s share of ``level``. E_t has mean at most
+    1 under the null hypothesis of look t (a mean of e-values is one, whatever their dependence), so P(false alarm at t)
+    <= level_t by Markov's inequality, and the probability that a run of any length has *any* false alarm is at most the
+    sum, ``level``. The union over looks asks nothing of how looks hang together: they may be at the same problems, and
+    are. It does ask that until its first alarm the run does not depend on the looks: they are not trained on, nor used
+    to tune it. Hence alarms after one that was acted on are not covered.
 
     Inverting the test in ``margin`` gives ``low``, a confidence sequence: with probability 1 - level, at all looks at
-    once, gold lies at least ``low`` below the best look's so far. It is an audit of what has happened: it says nothing
-    of what will.
+    once, gold over the last 1, 2 or 4 looks lies at least ``low`` below what it was over as many earlier ones. It is an
+    audit of what has happened: it says nothing of what will.
 
     Rows with NaN in ``gold`` (the scorer abstained) leave their problem out of that look's pairs. Abstentions that
     depend on how good the answer is bias it. Several rows of one problem at a look are averaged.
@@ -132,10 +135,11 @@ def judge_look(
     mean to report and to choose the best look by, where that is not the scores' own (a hold-out that is to be reused).
     ``spent`` counts looks that used their share of the level and are not among the earlier ones, as they were undone.
     """
-    differences = check_scores(before) - check_scores(gold)
+    rows = check_scores(np.concatenate([before, gold[None]]))
+    differences = [_window_differences(rows, width) for width in WINDOWS]
 
-    def evidence(least: float) -> Float[np.ndarray, "R"]:
-        return log_wealth(differences, least)
+    def evidence(least: float) -> float:
+        return joined([joined(log_wealth(one, least)) if len(one) else 0.0 for one in differences])
 
     mean = _known_mean(gold) if told is None else told
     return judge(
@@ -156,7 +160,7 @@ def judge(
     margin: float,
     spent: int = 0,
 ) -> GapLook:
-    """The verdict on a look from the evidence, per reference, that gold has fallen by more than a margin."""
+    """The verdict on a look from the evidence, a logarithm, that gold has fallen by more than a margin."""
     known = [look for look in earlier if not math.isnan(look.gold)]
     best, most, told = step, gold, proxy
     for look in reversed(known):
@@ -166,7 +170,7 @@ def judge(
     gap = math.nan if math.isnan(gold) else most - gold
     if not references:
         return GapLook(step, gold, proxy, best, gap, 0.0, needed, 0.0, False, "")
-    found = _joined(evidence(margin))
+    found = evidence(margin)
     alarm = found >= needed
     kind = ("divergence" if proxy >= told else "fall") if alarm else ""
     return GapLook(step, gold, proxy, best, gap, found, needed, _low(evidence, needed), alarm, kind)
@@ -174,18 +178,28 @@ def judge(
 
 def _low(evidence: Evidence, needed: float) -> float:
     """The largest fall, to a thousandth, that the evidence excludes to be all; it weakens as the margin grows."""
-    if _joined(evidence(0.0)) < needed:
+    if evidence(0.0) < needed:
         return 0.0
     low, high = 0.0, 1.0
     while high - low > 0.001:
         middle = (low + high) / 2
-        low, high = (middle, high) if _joined(evidence(middle)) >= needed else (low, middle)
+        low, high = (middle, high) if evidence(middle) >= needed else (low, middle)
     return low
 
 
-def _joined(logs: Float[np.ndarray, "R"]) -> float:
-    """The logarithm of the mean e-value over the references."""
-    return float(log_mean(logs[:, None])[0])
+def joined(logs: Sequence[float] | Float[np.ndarray, "R"]) -> float:
+    """The logarithm of the mean of e-values whose logarithms are given."""
+    return float(log_mean(np.asarray(logs, dtype=np.float64)[:, None])[0])
+
+
+def _window_differences(rows: Float[np.ndarray, "T P"], width: int) -> Float[np.ndarray, "R P"]:
+    """Each problem's mean over every earlier ``width`` looks, less that over the last ``width``; no row if too few."""
+    known = ~np.isnan(rows)
+    first = np.zeros((1, rows.shape[1]))
+    sums, counts = (np.concatenate([first, one.cumsum(axis=0)]) for one in (np.where(known, rows, 0.0), 1.0 * known))
+    sums, counts = sums[width:] - sums[:-width], counts[width:] - counts[:-width]
+    means = np.divide(sums, counts, out=np.full_like(sums, np.nan), where=counts > 0)
+    return means[: max(0, len(rows) - 2 * width + 1)] - means[-1:]
 
 
 def _table(

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from truegain.core.component import component
 from truegain.core.errors import DataError
 from truegain.methods.guard._gap_evidence import check_scores
-from truegain.methods.guard._gold_gap import GapLook, GoldGap, judge, summed_up
+from truegain.methods.guard._gold_gap import GapLook, GoldGap, joined, judge, summed_up
 from truegain.methods.guard._mean_evidence import least_evidence, no_more
 
 
@@ -25,9 +25,10 @@ def gold_gap_of_means(
 ) -> GoldGap:
     """`gold_gap` where of each look only the mean over ``problems`` independent problems is known.
 
-    The same null hypothesis, alarm and level; `mean_evidence` takes the place of `gap_evidence`, so a fall has to be
-    larger to be seen. ``problems`` must be stated truly: too large a number voids the level. Looks without a number
-    for gold are left out, so of a whole log only the looks count. Raises DataError for lengths that differ.
+    The same level; `mean_evidence` takes the place of `gap_evidence`, look by look (w = 1: a bound that knows of no
+    variance gains nothing from means over several), so a fall has to be larger to be seen. ``problems`` must be stated
+    truly: too large a number voids the level. Looks without a number for gold are left out, so of a whole log only the
+    looks count. Raises DataError for lengths that differ and for no problems.
 
     >>> step = np.arange(4.0)
     >>> found = gold_gap_of_means(np.array([0.3, 0.6, 0.55, 0.1]), step, step, problems=200)
@@ -42,8 +43,8 @@ def gold_gap_of_means(
     looks: list[GapLook] = []
     for n in range(len(gold)):
 
-        def evidence(least: float, n: int = n) -> Float[np.ndarray, "R"]:
-            return least_evidence(before[:n], float(gold[n]), problems, least)
+        def evidence(least: float, n: int = n) -> float:
+            return joined(least_evidence(before[:n], float(gold[n]), problems, least))
 
         looks.append(
             judge(
