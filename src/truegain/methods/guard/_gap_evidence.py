@@ -48,11 +48,11 @@ def log_wealth(differences: Float[np.ndarray, "R P"], margin: float) -> Float[np
     if not -1 < margin < 1:
         raise SettingError(f"guard: margin={margin} must lie between -1 and 1")
     gain = np.nan_to_num((differences - margin) / (1 + margin), nan=0.0)
+    if not gain.size:
+        return np.zeros(len(gain))
     # Factors lie in [0.1, 1.9], so products of a block stay far from the ends of a float64 and spare the logarithms.
-    rows, problems = gain.shape
-    blocks = max(1, -(-problems // BLOCK))
-    gain = np.pad(gain, ((0, 0), (0, blocks * BLOCK - problems))).reshape(rows, blocks, BLOCK)
-    return log_mean(np.stack([np.log((1 + bet * gain).prod(axis=2)).sum(axis=1) for bet in BETS]))
+    factors = 1 + BETS[:, None, None] * gain
+    return log_mean(np.log(np.multiply.reduceat(factors, range(0, gain.shape[1], BLOCK), axis=2)).sum(axis=2))
 
 
 def log_mean(logs: Float[np.ndarray, "B R"]) -> Float[np.ndarray, "R"]:
