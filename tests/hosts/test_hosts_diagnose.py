@@ -120,6 +120,12 @@ def test_a_run_that_ended_with_a_loss_did_train(tmp_path: Path) -> None:
     assert found(trl(tmp_path, nothing, ends=ends), "steps that train").state == "ok"
 
 
+def test_a_run_whose_loss_is_exactly_zero_throughout_was_not_resumed_for_nothing(tmp_path: Path) -> None:
+    # On-policy, with rows of equal length, the loss is 0 while its gradient is not.
+    ends = {"train_runtime": 500.0, "train_loss": 0.0}
+    assert found(trl(tmp_path, lambda _: {"loss": 0.0}, ends=ends), "steps that train").state == "ok"
+
+
 def test_a_learning_rate_of_zero_before_the_end_is_a_schedule_run_out(tmp_path: Path) -> None:
     folder = trl(tmp_path, lambda n: {"learning_rate": 1e-6 if n < 12 else 0.0})
     one = found(folder, "steps that train")

@@ -190,8 +190,9 @@ def trained_nothing(seen: Seen) -> Finding:
 def _idle_resume(log: Log) -> str:
     """What shows that a resume trained nothing; empty if nothing does."""
     ends = [line for line in log.lines if _is_number(line.get("train_runtime"))]
-    moved = any(number(line.get("grad_norm")) for line in log.lines)
-    if log.host == "trl" and ends and ends[-1].get("train_loss") == 0 and moved:
+    # train_loss is the mean over the steps since the start or the resume: with losses in the log, it was over none.
+    had_losses = any(number(line.get("loss")) for line in log.lines)
+    if log.host == "trl" and ends and ends[-1].get("train_loss") == 0 and had_losses:
         return f"the run ended at step {ends[-1]['step']} after {ends[-1]['train_runtime']:.3g} s with train_loss 0"
     notes = [n for n, line in enumerate(log.lines) if str(line.get("text", "")).startswith("resumed after step")]
     if notes and not any(line.get("kind") == "step" for line in log.lines[notes[-1] :]):
