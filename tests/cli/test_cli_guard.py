@@ -194,7 +194,95 @@ def test_following_a_healthy_run_ends_when_its_time_is_up(tmp_path: Path, capsys
 
 def test_a_run_that_has_not_begun_is_waited_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, err = printed(capsys, str(tmp_path), "--follow", "--every", "0.1", "--max-seconds", "0.3")
-    assert code == 0 and out == "" and err.count("waiting: ") == 1
+    # No verdict was reached: that is neither "no alarm" nor an alarm.
+    assert code == 2 and out == "" and err.count("waiting: ") == 1
+    code, out, err = printed(capsys, str(tmp_path / "run"), "--follow", "--every", "0.1", "--max-seconds", "0.3")
+    assert code == 2 and out == "" and err.count("waiting: ") == 1
+    one = own_log(tmp_path / "one", [0.5])
+    code, _, err = printed(capsys, str(one), "--follow", "--every", "0.1", "--max-seconds", "0.3")
+    assert code == 2 and "waiting: " in err and "a fall needs 2" in err
+
+
+def test_a_metric_that_has_not_been_logged_yet_is_waited_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = verl_log(tmp_path, HEALTHY)
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    # Only steps 1 to 4, none of which was validated.
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines[1:5]))
+    argv = [str(file), "--gold", "val-core/sort/acc/mean@1", "--n", "200", "--follow", "--every", "0.1"]
+    code, _, err = printed(capsys, *argv, "--max-seconds", "0.3")
+    assert code == 2 and err.count("waiting: ") == 1
+    # The first validation comes before the first training step, so before the proxy.
+    file.write_text(json.dumps({"step": 0, "data": {"val-core/sort/acc/mean@1": 0.5}}) + "\n")
+    code, _, err = printed(capsys, *argv, "--proxy", "critic/score/mean", "--max-seconds", "0.3")
+    assert code == 2 and err.count("waiting: ") == 1
+
+
+def test_what_no_waiting_mends_is_refused_at_once_when_a_log_is_followed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, gold = str(verl_log(tmp_path / "verl", HEALTHY)), "val-core/sort/acc/mean@1"
+    damaged = tmp_path / "damaged.jsonl"
+    damaged.write_bytes(b"\x00\xff\n" * 100)
+    for argv, text in (
+        ([file, "--gold", gold], "--n"),
+        ([file, "--gold", gold, "--n", "9", "--level", "7"], "level"),
+        ([file, "--gold", gold, "--n", "9", "--margin", "1"], "margin"),
+        ([str(tmp_path), "--bounds", "1", "1"], "must rise"),
+        ([file, "--gold", "val-core/sort/acc/mean@2", "--n", "9"], "did you mean"),
+        ([file, "--gold", gold, "--proxy", "critic/scores", "--n", "9"], "holds no metric"),
+        ([str(tmp_path / "no" / "such" / "run")], "is not there"),
+        ([str(damaged)], "no log that can be read"),
+    ):
+        began = time.monotonic()
+        code, out, err = printed(capsys, *argv, "--follow", "--every", "0.1", "--max-seconds", "30")
+        assert (code, out) == (2, "") and text in err and "waiting: " not in err, (argv, err)
+        assert time.monotonic() - began < 10
+
+
+def test_a_log_that_is_read_while_it_is_written_is_read_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = trl_log(tmp_path, RISE_AND_FALL)
+    state = folder / "checkpoint-6" / "trainer_state.json"
+    whole = state.read_text()
+    state.write_text(whole[: len(whole) // 2])
+
+    def finish() -> None:
+        time.sleep(0.3)
+        state.write_text(whole)
+
+    writer = threading.Thread(target=finish)
+    writer.start()
+    code, _, err = printed(capsys, str(folder), "--gold", "eval_acc", "--n", "300", "--follow", "--every", "0.6")
+    writer.join()
+    assert (code, err) == (1, "")
+
+
+@pytest.mark.parametrize("error", [MemoryError("no room"), RuntimeError("a bug"), DataError("bad"), OSError("gone")])
+def test_no_failure_exits_with_the_code_of_an_alarm(
+    error: Exception, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise error
+
+    monkeypatch.setattr("truegain.hosts.follow.judge_log", fail)
+    folder = str(own_log(tmp_path, RISE_AND_FALL))
+    for debug in ("0", "1"):
+        monkeypatch.setenv("TRUEGAIN_DEBUG", debug)
+        for more in ([], ["--json"], ["--follow", "--every", "0.1", "--max-seconds", "0.3"]):
+            code, out, err = printed(capsys, folder, *more)
+            assert (code, out) == (2, "") and str(error) in err
+
+
+def test_more_scores_than_can_be_held_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = own_log(tmp_path, HEALTHY)
+    rows = [{"step": 20 * (n % 7), "problem": f"p{n}", "gold": 0.5} for n in range(400_000)]
+    (folder / "evals" / "looks.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    code, _, err = printed(capsys, str(folder))
+    assert code == 2 and "7 looks at 400000 problems are more than 2,000,000 scores" in err
+    assert printed(capsys, str(folder), "--gold", "gold", "--n", "100")[0] == 0
 
 
 def test_a_log_without_a_proxy_has_no_best_by_proxy(tmp_path: Path) -> None:

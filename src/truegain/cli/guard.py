@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,14 +14,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from truegain.cli.catalog import Json
-from truegain.cli.errors import INTERRUPTED
+from truegain.cli.errors import INTERRUPTED, refusal
 from truegain.cli.out import console, json_lines, say, untrusted
-from truegain.core.errors import DataError, SettingError
+from truegain.core.errors import DataError, SettingError, TruegainError
 
 if TYPE_CHECKING:
     from truegain.hosts.follow import Choice, Followed
 
-ALARM = 1
+ALARM, UNUSABLE = 1, 2
 _BLOCKS = "▁▂▃▄▅▆▇█"
 _WIDTH = 60
 
@@ -42,55 +44,85 @@ def guard(
 ) -> None:
     """Test whether gold has fallen while the proxy rose, over all looks of a run at a stated level.
 
-    Exits with 0 without an alarm, with 1 at an alarm, with 2 if the log cannot be used.
+    Exits with 0 without an alarm, with 1 at an alarm, with 2 if there is no verdict: the log cannot be used, or, with
+    --follow, held no two looks until the time was up.
 
     It audits what has happened, and does not foretell. Ours and those of GoldGapGuard hold every problem's scores;
     other logs hold means, for which the test is conservative and --n has to be given.
     """
     knobs: dict[str, Any] = {"gold": gold, "proxy": proxy, "problems": n, "bounds": bounds, "level": level}
     knobs |= {"horizon": horizon, "margin": margin}
-    with json_lines(json) as emit:
+    with _never_an_alarm(), json_lines(json) as emit:
         if follow:
             found = _follow(run, knobs, every, max_seconds, emit if json else None)
         else:
             found = _judged(run, knobs)
             emit(_plain(found)) if json else _print(found)
-    if found is not None and found.first is not None:
+    if found is None:
+        raise typer.Exit(UNUSABLE)
+    if found.first is not None:
         raise typer.Exit(ALARM)
+
+
+@contextmanager
+def _never_an_alarm() -> Iterator[None]:
+    """Whatever goes wrong exits with 2: 1 says that there was an alarm."""
+    try:
+        yield
+    except (SettingError, typer.Exit):
+        raise
+    except TruegainError as error:
+        raise SettingError(str(error)) from error
+    except Exception as error:
+        refused = refusal(error)
+        if refused is None:  # TRUEGAIN_DEBUG
+            traceback.print_exc()
+        else:
+            say(refused[0])
+        raise typer.Exit(UNUSABLE) from error
 
 
 def _judged(run: Path, knobs: dict[str, Any]) -> Followed:
     from truegain.hosts.follow import judge_log
     from truegain.hosts.logs import read_log
 
-    try:
-        return judge_log(read_log(run), **knobs)
-    except DataError as error:
-        # An exit code of its own: 1 says that there was an alarm.
-        raise SettingError(str(error)) from error
+    return judge_log(read_log(run), **knobs)
 
 
 def _follow(run: Path, knobs: dict[str, Any], every: float, max_seconds: float | None, emit: Any) -> Followed | None:
-    """Judge the log whenever it has a look more; the last verdict, None if there never was one."""
+    """Judge the log whenever it has a look more; the last verdict, None if there never was one.
+
+    What is waited for is a log that is not there yet, or has too few looks. What else cannot be judged is an error, but
+    not before it is read twice alike: a file may be read while it is written.
+    """
+    from truegain.hosts.follow import NotYet, check_settings, has_begun
+
+    check_settings(**{name: knobs[name] for name in ("bounds", "level", "horizon", "margin")})
+    if not run.exists() and not run.absolute().parent.is_dir():
+        raise SettingError(f"{run} is not there, nor the folder that it is to be in")
     ends = math.inf if max_seconds is None else time.monotonic() + max_seconds
     found: Followed | None = None
-    waiting = ""
+    waiting = failed = ""
     try:
         while True:
+            before, failed, now = failed, "", None
             try:
                 now = _judged(run, knobs)
-            except SettingError as error:
-                # A run that has just begun has no log, or no second look.
-                now = None
-                if str(error) != waiting:
+            except DataError as error:
+                if has_begun(run) and not isinstance(error, NotYet):
+                    failed = str(error)
+                elif str(error) != waiting:
                     waiting = str(error)
                     say(f"waiting: {waiting}")
             if now is not None and (found is None or len(now.looks) > len(found.looks)):
                 found = now
                 emit(_plain(found)) if emit else _print(found)
-            if (found is not None and found.first is not None) or time.monotonic() + every > ends:
+            over = time.monotonic() + every > ends
+            if failed and (over or failed == before):
+                raise SettingError(failed)
+            if over or (found is not None and found.first is not None):
                 return found
-            time.sleep(every)
+            time.sleep(min(every, 1.0) if failed else every)
     except KeyboardInterrupt:
         raise typer.Exit(INTERRUPTED) from None
 

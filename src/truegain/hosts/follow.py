@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,10 +18,18 @@ import numpy as np
 from truegain.core.errors import DataError, SettingError, nearest
 from truegain.hosts.diagnose import NAMES
 from truegain.hosts.logs import Log, number, read_object, read_objects
-from truegain.methods.guard import GapLook, GoldGap, gold_gap, gold_gap_of_means
+from truegain.methods.guard import GapLook, GoldGap, gold_gap, gold_gap_of_means, spent_level
 
 MAX_LOOKS = 2000
 """Later looks of a longer log are not judged: the work grows with their square."""
+MAX_SCORES = 2_000_000
+"""Looks times problems of a log that is judged by scores: a table of them is held, and the evidence is ten of it."""
+_LOOKED = ("gold", "truegain/gold", "eval_", "val-", "val/")
+"""How metrics of looks begin: a log with one of them has been looked at."""
+
+
+class NotYet(DataError):
+    """The log may still become one that can be judged: it has not begun, or has too few looks."""
 
 
 @dataclass(frozen=True)
@@ -67,11 +76,15 @@ def judge_log(
 ) -> Followed:
     """Apply the guard's test to a log; ``bounds`` are gold's least and largest value, to which means are scaled.
 
-    Raises DataError for a log without gold, or without two looks, or with gold beyond its bounds; SettingError where
-    the number of problems has to be said.
+    Raises DataError for a log without gold, or with gold beyond its bounds, or too many scores, and NotYet, one of
+    them, for a log that has no two looks yet; SettingError where the number of problems has to be said, and for the
+    settings that `check_settings` refuses.
     """
+    check_settings(bounds=bounds, level=level, horizon=horizon, margin=margin)
     knobs: dict[str, Any] = {"level": level, "horizon": horizon, "margin": margin}
-    gold_key, proxy_key = _key(log, "gold", gold), _key(log, "proxy", proxy, needed=False)
+    keys = log.keys()
+    gold_key = _key(log, "gold", gold, settled=any(key.startswith(_LOOKED) for key in keys))
+    proxy_key = _key(log, "proxy", proxy, settled=len(log.series(gold_key)) > 1, needed=False)
     kept = None if gold else _kept(log)
     if kept is not None:
         found, count = gold_gap(*kept, **knobs), len(np.unique(kept[3]))
@@ -80,7 +93,7 @@ def judge_log(
         found = _of_means(log, gold_key, proxy_key, count, bounds, knobs)
     looks = [look for look in found.looks if not math.isnan(look.gold)]
     if len(looks) < 2:
-        raise DataError(f"{log.path} holds {len(looks)} looks with {gold_key!r}; a fall needs 2 to be seen")
+        raise NotYet(f"{log.path} holds {len(looks)} looks with {gold_key!r}; a fall needs 2 to be seen")
     first = next((look for look in found.looks if look.alarm), None)
     by_gold = max(looks, key=lambda look: (look.gold, -look.step))
     known = [look for look in looks if not math.isnan(look.proxy)]
@@ -91,23 +104,39 @@ def judge_log(
     )  # fmt: skip
 
 
+def check_settings(*, bounds: tuple[float, float], level: float, horizon: int, margin: float) -> None:
+    """Raise SettingError for what no log could be judged by."""
+    spent_level(1, level=level, horizon=horizon)
+    if not -1 < margin < 1:
+        raise SettingError(f"guard: margin={margin} must lie between -1 and 1")
+    if not bounds[0] < bounds[1]:
+        raise SettingError(f"guard: bounds {bounds[0]:g} to {bounds[1]:g} must rise")
+
+
+def has_begun(path: Path) -> bool:
+    """Whether there is a file at the place, or in the folder, that `read_log` would read as a log."""
+    names = ("*.jsonl", "seed-*/log.jsonl", "trainer_state.json", "checkpoint-*/trainer_state.json")
+    found = [one for name in names for one in path.glob(name)] if path.is_dir() else [path]
+    return any(one.is_file() and one.stat().st_size > 0 for one in found)
+
+
 def _choice(log: Log, look: GapLook) -> Choice:
     place = log.checkpoint(look.step)
     return Choice(look.step, look.gold, look.proxy, None if place is None else str(place.path))
 
 
-def _key(log: Log, what: str, given: str, needed: bool = True) -> str:
-    """The metric that is asked for, or the host's own name of it."""
-    keys = log.keys()
+def _key(log: Log, what: str, given: str, *, settled: bool, needed: bool = True) -> str:
+    """The metric that is asked for, or the host's own name of it; if the log is not settled, it may still come."""
+    keys, refused = log.keys(), DataError if settled else NotYet
     if given:
         if given not in keys:
-            raise DataError(f"{log.path} holds no metric {given!r}{nearest(given, set(keys))}")
+            raise refused(f"{log.path} holds no metric {given!r}{nearest(given, set(keys))}")
         return given
     found = next((key for key in NAMES[log.host][what] if key in keys), None)
     if found is None and needed:
         likely = [key for key in keys if any(word in key for word in ("gold", "eval", "val", "acc"))]
         shown = f"; it has {', '.join(likely[:6])}" if likely else ""
-        raise DataError(
+        raise refused(
             f"{log.path} holds no {' or '.join(NAMES[log.host][what])}: name an independent score with --gold{shown}"
         )
     return found or ""
@@ -146,6 +175,12 @@ def _rows(lines: Sequence[Mapping[str, Any]]) -> Rows | None:
     usable = [line for line in usable if line["step"] <= steps[-1]] if steps else []
     if not usable:
         return None
+    names = {str(line["problem"]) for line in usable}
+    if len(steps) * len(names) > MAX_SCORES:
+        raise DataError(
+            f"guard: {len(steps)} looks at {len(names)} problems are more than {MAX_SCORES:,} scores; name a metric of "
+            "the log with --gold and --n to test its means"
+        )
     problem = [ids.setdefault(str(line["problem"]), len(ids)) for line in usable]
     columns = ([_value(line.get(name)) for line in usable] for name in ("gold", "proxy", "step"))
     gold, proxy, step = (np.array(column) for column in columns)
@@ -169,8 +204,8 @@ def _of_means(
     log: Log, gold_key: str, proxy_key: str, count: int, bounds: tuple[float, float], knobs: Mapping[str, Any]
 ) -> GoldGap:
     low, high = bounds
-    if not low < high or count < 1:
-        raise SettingError(f"bounds {low:g} to {high:g} must rise, and {count} problems be 1 or more")
+    if count < 1:
+        raise SettingError(f"guard: {count} problems must be 1 or more")
     looks = dict(list(log.series(gold_key).items())[:MAX_LOOKS])
     gold = (np.array(list(looks.values())) - low) / (high - low)
     if bool(((gold < -1e-9) | (gold > 1 + 1e-9)).any()):
