@@ -245,12 +245,23 @@ def test_a_package_for_verifiers_is_whole_or_not_there(tmp_path: Path, monkeypat
     compile((place / "my_sort" / "__init__.py").read_text(), "taskset", "exec")
     with pytest.raises(SettingError, match="exists already"):
         write_package(made, "sort,level=4", place)
-    with pytest.raises(SettingError, match="its last part names the package"):
-        write_package(made, "sort,level=4", tmp_path / "1 x")
     monkeypatch.setattr(package.os, "rename", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
     with pytest.raises(DataError, match="No space left"):
         write_package(made, "sort,level=4", tmp_path / "other")
     assert [path.name for path in tmp_path.iterdir()] == ["my-sort"]
+
+
+@pytest.mark.parametrize("name", ["1 x", "_y", "x_", "-y", "x-", "2sort", "a.b", "Ärger", "class", "x\n"])
+def test_a_package_has_a_name_that_a_project_and_a_module_may_have(tmp_path: Path, name: str) -> None:
+    with pytest.raises(SettingError, match="its last part names the package"):
+        write_package({"train": [Problem("p", "x", "1")]}, "exact", tmp_path / name)
+    assert not [*tmp_path.iterdir()]
+
+
+@pytest.mark.parametrize("name", ["x", "My-Sort", "sort_2", "a--b"])
+def test_a_name_by_both_rules_is_taken(tmp_path: Path, name: str) -> None:
+    place = write_package({"train": [Problem("p", "x", "1")]}, "sort", tmp_path / name)
+    assert (place / name.replace("-", "_").lower() / "__init__.py").is_file()
 
 
 def test_a_spec_in_a_package_is_data_and_no_code(tmp_path: Path) -> None:

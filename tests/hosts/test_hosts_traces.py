@@ -74,6 +74,39 @@ def test_each_branch_is_a_rollout_and_an_abandoned_compaction_is_none() -> None:
     assert [one.text for one in rollouts_of(trace(nodes))] == ["other", "let me see\nsummary", ""]
 
 
+class Counted(int):
+    """A number that counts its comparisons, and gives up on a hundred thousand."""
+
+    compared = 0
+
+    def __eq__(self, other: object) -> bool:
+        Counted.compared += 1
+        assert Counted.compared < 100_000, "each node is held against each other one"
+        return int(self) == other
+
+    __hash__ = int.__hash__
+
+
+def test_a_hostile_trace_of_many_nodes_and_links_takes_work_in_its_size() -> None:
+    count = 20_000
+    links = [{"type": kind, "node": Counted(-1)} for kind in ("compaction_attempt", "compaction", "compaction")]
+    nodes = [{"message": {"role": "user", "content": ""}, "semantic_parents": links}] * count
+    Counted.compared = 0
+    assert rollouts_of(trace(nodes)) == []
+    assert Counted.compared <= 3 * count
+    nodes[0] = {**nodes[0], "semantic_parents": [{"type": "compaction", "node": ["no", "number"]}]}
+    assert len(rollouts_of(trace(nodes))) == 1
+
+
+def test_branches_that_repeat_a_long_text_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(traces, "MAX_TEXT", 1000)
+    said = {**node(None, "assistant", "x" * 400, []), "sampled": True}
+    leaves = [node(0, "user", "", []) for _ in range(2)]
+    assert len(rollouts_of(trace([said, *leaves]))) == 2
+    with pytest.raises(DataError, match="its branches hold more than 1000 characters"):
+        rollouts_of(trace([said, *leaves, *leaves]))
+
+
 def test_a_trace_without_tokens_has_its_text_and_no_ids() -> None:
     nodes = [node(None, "user", "1+1?", []), {**node(0, "assistant", "2", []), "sampled": True}]
     nodes[1]["message"]["reasoning_content"] = "easy"

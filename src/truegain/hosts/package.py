@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import keyword
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -17,6 +19,8 @@ from truegain.tasks.files import FileTask
 
 CHECKED_BY = "checked_by"
 """What of a problem's meta names the checker, in a package for verifiers."""
+_NAME = re.compile(r"[A-Za-z](?:[A-Za-z0-9_-]*[A-Za-z0-9])?")
+"""What is both a project's name, by the packaging rules, and, its - made _, a module's."""
 _MODULE = '''"""Problems written by `truegain convert`. Install this folder; the taskset's id is its name."""
 
 from pathlib import Path
@@ -65,12 +69,15 @@ def write_package(splits: Mapping[Split, Sequence[Problem]], spec: str, place: s
     """Write an environment package for verifiers: problems as JSON lines, and the taskset that reads them.
 
     ``place`` becomes a folder with ``pyproject.toml``; the taskset's id is the folder's name. It is made beside, and
-    renamed when it is whole. Raises SettingError for a place that exists or whose name is no module's.
+    renamed when it is whole. Raises SettingError for a place that exists or whose name is no project's or no module's.
     """
     place = Path(place)
     package = place.name.replace("-", "_").lower()
-    if not package.isidentifier():
-        raise SettingError(f"{place}: its last part names the package, and must be letters, digits, - and _")
+    if not _NAME.fullmatch(place.name) or keyword.iskeyword(package):
+        raise SettingError(
+            f"{place}: its last part names the package: letters, digits, - and _, a letter first, a letter or digit "
+            "last, and no word of Python's own"
+        )
     if place.exists():
         raise SettingError(f"{place}: exists already; name a new folder")
     checker = checked_by(spec)

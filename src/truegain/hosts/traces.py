@@ -24,6 +24,8 @@ MAX_TOKENS = 50_000_000
 """Tokens of one trace over all its branches: each branch repeats the nodes that it shares."""
 MAX_STEPS = 5_000_000
 """Nodes of one trace over all its branches."""
+MAX_TEXT = 500_000_000
+"""Characters of one trace over all its branches."""
 MAX_ID = 2**31
 _LIMITS = ("max_turns", "max_input_tokens", "max_output_tokens", "max_total_tokens", "compaction_failed")
 _STREAMS = {"reference_logprobs": "ref_logp", "trainer_logprobs": "old_logp", "entropies": "entropy",
@@ -74,13 +76,16 @@ def _of_trace(trace: Any, place: str, episode: Json) -> list[Rollout]:
     problem = _problem(trace.get("task") or episode.get("task"), place)
     facts, stop = _facts(trace, place), _stop(trace)
     found: list[Rollout] = []
-    total = 0
+    total = said = 0
     for path in _branches(nodes, place):
         own = [nodes[n] for n in path]
         total += sum(len(node["token_ids"]) for node in own)
         if total > MAX_TOKENS:
             raise DataError(f"{place}: its branches hold more than {MAX_TOKENS} tokens")
         found.append(_rollout(problem, own, facts, stop))
+        said += len(found[-1].text)
+        if said > MAX_TEXT:
+            raise DataError(f"{place}: its branches hold more than {MAX_TEXT} characters")
     return found
 
 
@@ -130,7 +135,8 @@ def _branches(nodes: Sequence[Json], place: str) -> list[list[int]]:
     """Paths from a root to a leaf, the leaves in order. A compaction that the harness did not take up is left out."""
     inner = {node.get("parent") for node in nodes}
     links = [_links(node) for node in nodes]
-    accepted = [link.get("node") for own in links for link in own if link.get("type") == "compaction"]
+    taken = (link.get("node") for own in links for link in own if link.get("type") == "compaction")
+    accepted = {node for node in taken if isinstance(node, int)}
     paths: list[list[int]] = []
     steps = 0
     for leaf in range(len(nodes)):
