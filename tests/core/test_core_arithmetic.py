@@ -20,6 +20,7 @@ from truegain.core.arithmetic import (
     plan_stage,
     reward_stage,
     select_stage,
+    token_losses,
 )
 from truegain.core.batch import Batch
 from truegain.core.component import component, spec_of
@@ -274,6 +275,31 @@ def test_current_columns_may_cut_shared_padding_but_no_token() -> None:
     assert float(cut) == pytest.approx(float(full), abs=1e-7)
     with refused(WiringError, "2 tokens wide", "mask"):
         loss_of(form, step, torch.tensor([0, 2]), {"logp": torch.full((2, 2), -0.5)}, FACTS)
+
+
+def test_a_samplers_ratio_multiplies_what_names_the_advantage_and_nothing_beside_it() -> None:
+    mask = batch()["mask"]
+    logp, entropy = torch.full((4, 3), -1.0), torch.full((4, 3), 0.5)
+    columns = {**batch(), "logp": logp, "entropy": entropy, "advantage": torch.full((4, 3), 2.0)}
+    both = term(
+        surrogate=(objective.ppo_clip, partial(objective.entropy_bonus, coefficient=0.1)), weight=objective.token_mean
+    )
+    ratio = torch.tensor([[1.0, 3.0, math.nan], [0.0, 9.0, 9.0], [2.0, 2.0, 2.0], [1.0, 1.0, math.inf]])
+    # A token gives -1 * 2 by its ratio, and -0.1 * 0.5 whatever that is; padding gives nothing, its ratio says nothing.
+    found, _ = token_losses(both, columns, FACTS, ratio)
+    assert torch.allclose(found, torch.where(mask, -2 * ratio - 0.05, 0.0))
+    (step,), _ = plan_stage(train(terms=(both,)), batch(), (columns["advantage"],), FACTS)
+    leaf = logp.clone().requires_grad_()
+    whole, _ = loss_of(
+        train(terms=(both,)), step, torch.arange(4), {"logp": leaf, "entropy": entropy}, FACTS, ratio=ratio
+    )
+    # Over 8 tokens; their ratios sum to 1 + 3 + 0 + 6 + 2.
+    assert float(whole.detach()) == pytest.approx((-2 * 12 - 8 * 0.05) / 8)
+    whole.backward()
+    assert leaf.grad is not None
+    assert torch.allclose(leaf.grad, torch.where(mask, -2 * ratio / 8, 0.0))
+    by_row, _ = token_losses(both, columns, FACTS, torch.tensor([[2.0], [1.0], [1.0], [0.0]]))
+    assert by_row[:, 0].tolist() == pytest.approx([-4.05, -2.05, -2.05, -0.05])
 
 
 def test_a_role_gets_its_own_terms_and_credit_as_its_target() -> None:

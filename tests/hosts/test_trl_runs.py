@@ -9,12 +9,14 @@ import socket
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from datasets import Dataset
+from transformers import Qwen2ForCausalLM
 from trl import GRPOTrainer
 from trl_process import CASES, train
 from trl_runs import (
@@ -218,6 +220,54 @@ def test_the_ratio_between_sampler_and_learner_multiplies_the_loss(model: str, t
         found[ratio] = {name: value - before[name] for name, value in weights_of(trainer).items()}
     for name, moved in found[1.0].items():
         torch.testing.assert_close(found[3.0][name], 3 * moved, atol=1e-5, rtol=1e-4)
+
+
+class Sampled:
+    """Either trainer, as if an engine had sampled whose ratio differs from token to token."""
+
+    use_vllm: bool
+
+    def _generate_and_score_completions(self, inputs: Any) -> Any:
+        out = super()._generate_and_score_completions(inputs)  # type: ignore[misc]
+        shape = out["completion_mask"].shape
+        return {**out, "importance_sampling_ratio": 0.2 + torch.arange(float(shape.numel())).reshape(shape) % 7}
+
+    def _compute_loss(self, model: Any, inputs: Any) -> torch.Tensor:
+        self.use_vllm = True  # what TRL's loss asks before it takes the ratio
+        loss = super()._compute_loss(model, inputs)  # type: ignore[misc]
+        self.use_vllm = False
+        return loss
+
+
+class OursSampled(Sampled, TruegainGRPOTrainer): ...
+
+
+class TheirsSampled(Sampled, GRPOTrainer): ...
+
+
+def test_the_ratio_leaves_the_penalty_beside_it_whole_as_trls_loss_does(model: str, tmp_path: Path) -> None:
+    other = Qwen2ForCausalLM.from_pretrained(write_model(tmp_path / "other", seed=1)).state_dict()
+
+    def trained(kind: Any, **more: Any) -> tuple[float, dict[str, torch.Tensor]]:
+        args = settings(tmp_path, max_grad_norm=0.0, **more.pop("set", {}))
+        trainer = trainer_of(model, args, kind, rollout_func=scripted, **more)
+        before = weights_of(trainer)
+        # At the reference itself the penalty would have no gradient; far from it ours is bounded, and TRL's is not.
+        trainer.ref_model.load_state_dict({name: 0.95 * value + 0.05 * other[name] for name, value in before.items()})
+        trainer.train()
+        loss = next(line["loss"] for line in trainer.state.log_history if "loss" in line)
+        return loss, {name: value - before[name] for name, value in weights_of(trainer).items()}
+
+    form = grpo(beta=0.5)
+    form = replace(form, terms=(replace(form.terms[0], credit=partial(credit.group_normalise, eps=1e-4)),))
+    same = {"loss_type": "grpo", "use_bias_correction_kl": False}
+    theirs_loss, theirs = trained(TheirsSampled, set={**same, "beta": 0.5})
+    ours_loss, ours = trained(OursSampled, recipe=form)
+    assert ours_loss == pytest.approx(theirs_loss, abs=1e-5)
+    assert furthest(ours, theirs) < 1e-5
+    # Neither is trivial: without the ratio, and without the penalty, the step is another.
+    assert furthest(ours, trained(TruegainGRPOTrainer, recipe=form)[1]) > 1e-2
+    assert furthest(ours, trained(TheirsSampled, set={**same, "beta": 1e-9})[1]) > 1e-2
 
 
 def test_a_penalty_in_a_term_of_its_own_is_not_corrected_for_the_sampler() -> None:

@@ -178,11 +178,13 @@ def loss_of(
     current: Mapping[str, Tensor],
     facts: Facts,
     role: str = "policy",
+    ratio: Tensor | None = None,
 ) -> tuple[Tensor, Logs]:
     """Sum of the role's terms over the rows ``index`` of a step: a scalar with gradient, and its logs.
 
     ``current`` holds the columns of this forward pass for those rows, ``[len(index), T']`` with T' at most T (shared
     padding may be cut): ``logp``, ``entropy`` or ``value`` with gradient, ``old_logp`` if the batch has none.
+    ``ratio`` [len(index),T'] or [len(index),1] is a host's correction for who sampled, see `token_losses`.
     """
     width = next(iter(current.values())).shape[1]
     batch = step.batch.take(index)
@@ -200,22 +202,30 @@ def loss_of(
         offered = dict(columns)
         if advantage is not None:
             offered["advantage"] = offered["target"] = advantage[index, :width]
-        per_token, extra = token_losses(term, offered, facts)
+        per_token, extra = token_losses(term, offered, facts, ratio)
         logs = merge(logs, extra)
         loss = loss + (per_token * weight[index, :width]).sum()
     return loss, logs
 
 
-def token_losses(term: Term, columns: Mapping[str, Tensor], facts: Facts) -> tuple[Tensor, Logs]:
+def token_losses(
+    term: Term, columns: Mapping[str, Tensor], facts: Facts, ratio: Tensor | None = None
+) -> tuple[Tensor, Logs]:
     """The sum of a term's surrogates at each token, [B,T], zero outside ``mask``: for hosts that aggregate themselves.
 
     ``columns`` are those of the forward pass beside ``mask``, and ``advantage`` where the term's surrogates name it.
+    ``ratio`` [B,T] or [B,1], learner over sampler, multiplies the surrogates that name ``advantage``: a penalty or a
+    bonus beside them in the same term stays whole.
     """
     mask = columns["mask"]
+    corrected = None if ratio is None else torch.where(mask, ratio, 0.0)
     logs: Logs = {}
     per_token = torch.zeros(mask.shape, device=mask.device)
     for member in members(term.surrogate):
-        per_token = per_token + _run(member, columns, facts, logs, tuple(mask.shape), mask)
+        value = _run(member, columns, facts, logs, tuple(mask.shape), mask)
+        if corrected is not None and "advantage" in spec_of(member).inputs:
+            value = value * corrected
+        per_token = per_token + value
     # Outside the mask a surrogate may hold anything, NaN included: it is cut before the product.
     return per_token.masked_fill(~mask, 0.0), logs
 

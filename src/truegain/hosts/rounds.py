@@ -66,8 +66,8 @@ class Round:
         """The share of these drawn rows in the step's loss: a sum with gradient, and its logs.
 
         ``current`` holds what this forward pass says of them, ``logp`` first, and the process's `OWN` columns.
-        ``ratio`` [rows,T] or [rows,1] is a host's correction for who sampled: it multiplies the terms that have a
-        credit; a penalty that stands in a term of its own stays whole.
+        ``ratio`` [rows,T] or [rows,1] is a host's correction for who sampled: it multiplies the surrogates that name
+        ``advantage``; penalties and bonuses stay whole, beside these in a term or in a term of their own.
         """
         at = self.at[rows]
         here = (at >= 0).nonzero().flatten()
@@ -76,13 +76,11 @@ class Round:
         index = at[here]
         width = min(current["logp"].shape[1], self.step.batch["mask"].shape[1])
         advantages = tuple(None if a is None else a[index, :width] for a in self.step.advantages)
-        weights = [weight[index, :width] for weight in self.step.weights]
-        if ratio is not None:
-            corrected = ratio[here, :width]
-            weights = [w if a is None else w * corrected for w, a in zip(weights, advantages, strict=True)]
-        part = OptimiserStep(self.step.batch.take(index).narrow(width), index, advantages, tuple(weights), {})
+        weights = tuple(weight[index, :width] for weight in self.step.weights)
+        part = OptimiserStep(self.step.batch.take(index).narrow(width), index, advantages, weights, {})
         now = {name: value[here, :width] for name, value in current.items()}
-        return arithmetic.loss_of(self.form, part, torch.arange(len(here), device=index.device), now, self.facts)
+        every, ratio = torch.arange(len(here), device=index.device), None if ratio is None else ratio[here, :width]
+        return arithmetic.loss_of(self.form, part, every, now, self.facts, ratio=ratio)
 
     def drawn_advantages(self) -> Tensor:
         """What the first term's credit gave every drawn row, [rows drawn, T]; 0 for rows that are out."""
