@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from trl_runs import correct, furthest, prompts, said, scripted, settings, trainer_of, weights_of, write_model
 
+from truegain.core.arithmetic import named_columns
 from truegain.core.component import knobs_of, spec_of
 from truegain.core.errors import SettingError, WiringError
 from truegain.core.forms import Train, members
@@ -73,9 +74,9 @@ def test_a_recipe_takes_a_step_or_is_refused_as_the_table_says(name: str, model:
         steps_per_generation=knobs["count"],
         num_iterations=knobs["epochs"],
     )
-    functions = (
-        [correct, said] if "score" not in {f for m in members(form.score) for f in spec_of(m).fills} else [correct]
-    )
+    functions = [correct, said] if "correct" in named_columns(form) else [said]
+    if "score" in {f for m in members(form.score) for f in spec_of(m).fills}:
+        functions.remove(said)
     trainer = trainer_of(
         model, args, recipe=name, reward_funcs=functions, columns=columns_for(form), rollout_func=scripted,
         train_dataset=prompts(64),
@@ -132,3 +133,51 @@ def test_a_column_that_nobody_fills_is_named_with_its_mend(model: str, tmp_path:
         trainer_of(model, settings(tmp_path, reward_weights=[0.5, 1.0]), reward_funcs=[correct, said])
     with pytest.raises(SettingError, match="unknown recipe 'gropo'"):
         trainer_of(model, args, recipe="gropo")
+
+
+def conciseness(completions: list[str], **_: Any) -> list[float]:
+    return [-float(len(text)) for text in completions]
+
+
+def reflections(completions: list[str], **_: Any) -> list[float]:
+    return [0.0] * len(completions)
+
+
+MISREAD: dict[str, tuple[str, list[Any], dict[str, Any], str]] = {
+    "a reward in a column that nobody reads": (
+        "grpo", [correct, conciseness], {},
+        r"^the reward function called 'conciseness' fills a column that the recipe does not read: rename the function "
+        "so that it is summed, or take a recipe that reads 'conciseness'$",
+    ),
+    "the only reward": ("grpo", [conciseness], {}, "'conciseness' fills a column that the recipe does not read"),
+    "a verdict that nobody reads": ("matchtir", [correct], {}, "'correct' fills a column that the recipe does not"),
+    "a column that nobody reads": (
+        "grpo", [correct], {"level": numbers(0)},
+        r"^columns\['level'\] fills a column that the recipe does not read: leave it out, or take a recipe that reads "
+        "'level'$",
+    ),
+    "two verdicts": (
+        "grpo", [correct, correct], {},
+        "^2 reward functions are called 'correct', and one alone can fill that column: rename the others so that they",
+    ),
+    "two sums": ("grpo", [said], {"score": numbers(0)}, "'score'.* and a reward function fill the same column"),
+    "a reward in a column of the recipe's own": (
+        "arlcp", [correct, reflections], {}, r"'reflections', a column that the recipe fills itself \(",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", MISREAD)
+def test_a_function_that_would_be_dropped_without_a_word_is_refused(case: str, model: str, tmp_path: Path) -> None:
+    recipe, functions, columns, sentence = MISREAD[case]
+    with pytest.raises(SettingError, match=sentence):
+        trainer_of(model, settings(tmp_path), recipe=recipe, reward_funcs=functions, columns=columns)
+
+
+def test_a_function_of_a_columns_name_fills_it_where_the_recipe_reads_it(model: str, tmp_path: Path) -> None:
+    two_sums = trainer_of(model, settings(tmp_path), reward_funcs=[correct, said, said])
+    assert two_sums._given.filling == {"correct"}
+    read = trainer_of(
+        model, settings(tmp_path), recipe="crf", columns={"conciseness": numbers(0)}, reward_funcs=correct
+    )
+    assert read._given.columns == {"correct", "conciseness"}

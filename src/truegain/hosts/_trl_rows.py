@@ -39,9 +39,14 @@ class Given:
         return frozenset(n for n in self.names if n in BY_FUNCTION - {"score"} and COLUMNS[n].shape == "B")
 
     @property
+    def sums(self) -> bool:
+        """Whether there is a reward function to sum."""
+        return bool(set(self.names) - self.filling)
+
+    @property
     def columns(self) -> frozenset[str]:
         """Every column that these fill."""
-        score = {"score"} if set(self.names) - self.filling else set[str]()
+        score = {"score"} if self.sums else set[str]()
         return self.filling | score | frozenset(self.functions)
 
     def facts(self, rewards: Tensor) -> list[dict[str, Any]]:

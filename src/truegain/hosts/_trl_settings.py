@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import fields, replace
 from typing import Any
 
+from truegain.core.arithmetic import named_columns
 from truegain.core.component import knobs_of, spec_of
 from truegain.core.errors import SettingError, WiringError, nearest
 from truegain.core.forms import Train, members
@@ -113,8 +114,9 @@ def check_columns(form: Train, offer: Offer, given: Given, samples_logp: bool) -
         if name not in BY_FUNCTION:
             hint = nearest(name, set(BY_FUNCTION))
             raise SettingError(f"columns[{name!r}]: no function can fill that{hint}; {', '.join(sorted(BY_FUNCTION))}")
-        if name in given.names:
+        if name in given.names or (name == "score" and given.sums):
             raise SettingError(f"columns[{name!r}] and a reward function fill the same column: leave one out")
+    _check_filled(form, offer, given)
     there = given.columns | {name for member in members(form.score) for name in spec_of(member).fills}
     absent = (BY_FUNCTION - there) | (frozenset() if samples_logp else {"engine_logp"})
     for _, member in form_members(form):
@@ -124,6 +126,30 @@ def check_columns(form: Train, offer: Offer, given: Given, samples_logp: bool) -
                 f"{spec.full_name} {'fills' if name in spec.fills else 'needs'} column {name!r}, which "
                 f"{offer.host} {offer.tested} has with {offer.columns[name]}"
             )
+
+
+def _check_filled(form: Train, offer: Offer, given: Given) -> None:
+    """Refuse what a function says of a column and nobody would hear."""
+    twice = sorted(name for name in given.filling if given.names.count(name) > 1)
+    if twice:
+        raise SettingError(
+            f"{given.names.count(twice[0])} reward functions are called {twice[0]!r}, and one alone can fill that "
+            "column: rename the others so that they are summed"
+        )
+    form = without_stand_ins(form, offer)
+    filled = {name: spec_of(member) for member in members(form.score) for name in spec_of(member).fills}
+    for name in sorted(given.filling & filled.keys()):
+        raise SettingError(
+            f"a reward function is called {name!r}, a column that the recipe fills itself ({filled[name].full_name}): "
+            "rename the function so that it is summed"
+        )
+    for name in sorted((given.filling | given.functions.keys()) - named_columns(form)):
+        what, mend = f"columns[{name!r}]", "leave it out"
+        if name in given.filling:
+            what, mend = f"the reward function called {name!r}", "rename the function so that it is summed"
+        raise SettingError(
+            f"{what} fills a column that the recipe does not read: {mend}, or take a recipe that reads {name!r}"
+        )
 
 
 def without_stand_ins(form: Train, offer: Offer) -> Train:

@@ -48,11 +48,11 @@ class TruegainGRPOTrainer(GRPOTrainer):
     """`GRPOTrainer` that trains by a truegain recipe.
 
     ``recipe`` is a recipe's name or a `Train` form. A reward function that is called ``correct``, or after another
-    column of `truegain.hosts.offers.BY_FUNCTION`, fills that column; the weighted sum of the others is ``score``, which
-    takes the place of the checker's verdict where no function is called ``correct``. ``columns`` fills further ones:
-    ``columns={"step_reward": f}``, ``f(prompts=, completions=, completion_ids=, steps=, **dataset columns)`` with one
-    entry per completion, a number or a list of them, None to abstain; ``steps`` are the texts of the recipe's steps. A
-    row of which a function says nothing is in no group statistic and in no loss.
+    column of `truegain.hosts.offers.BY_FUNCTION`, fills that column, which the recipe has to read; the weighted sum of
+    the others is ``score``, which takes the place of the checker's verdict where no function is called ``correct``.
+    ``columns`` fills further ones: ``columns={"step_reward": f}``, ``f(prompts=, completions=, completion_ids=, steps=,
+    **dataset columns)`` with one entry per completion, a number or a list of them, None to abstain; ``steps`` are the
+    texts of the recipe's steps. A row of which a function says nothing is in no group statistic and in no loss.
 
     What GRPOConfig says of sampling, optimiser and length of the run holds; what the recipe says of rewards, advantages
     and the loss does. Raises WiringError for a recipe that TRL cannot feed, SettingError where the two contradict.
