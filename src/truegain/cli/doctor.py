@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from truegain.cli.catalog import Json
-from truegain.cli.out import console, json_lines, print_json
+from truegain.cli.out import console, json_lines, print_json, say
 from truegain.cli.progress import progress
+from truegain.core.errors import DataError
 
 if TYPE_CHECKING:
     from truegain.hosts.diagnose import Finding as Diagnosis
@@ -61,7 +62,7 @@ def doctor(
 ) -> None:
     """Check whether this machine is fit to train, or what went wrong in a run.
 
-    Exits with 0 when nothing is broken, and with 1 when something is.
+    Exits with 0 when nothing is broken, with 1 when something is, and with 2 for a log that cannot be used.
 
     Of a run: groups without variance, entropy, drift, truncation, engine against learner, steps that trained nothing,
     parts that do not count, the choice of the checkpoint. Each with its cause, the evidence and the mend.
@@ -84,14 +85,19 @@ def _run(run: Path, gold: str, proxy: str, json: bool) -> None:
     from truegain.hosts.diagnose import diagnose
     from truegain.hosts.logs import read_log
 
-    log = read_log(run)
-    found = diagnose(log, gold=gold, proxy=proxy)
+    try:
+        log = read_log(run)
+        found = diagnose(log, gold=gold, proxy=proxy)
+    except DataError as error:
+        say(f"error: {error}")
+        raise typer.Exit(2) from None
     bad = [one for one in found if one.state == "bad"]
     if json:
         facts = {"host": log.host, "log": str(log.path), "lines": len(log.lines), "skipped": log.skipped}
         print_json({"ok": not bad, **facts, "findings": [asdict(one) for one in found]})
     else:
-        _print_run(f"{log.host} log {log.path}, {len(log.lines)} lines", found)
+        lost = f", {log.skipped} damaged ones left out" if log.skipped else ""
+        _print_run(f"{log.host} log {log.path}, {len(log.lines)} lines{lost}", found)
     if bad:
         raise typer.Exit(1)
 

@@ -157,9 +157,12 @@ def not_finite(seen: Seen) -> Finding:
     norms = seen.series("grad_norm")
     if not norms:
         return seen.unseen(name, "grad_norm")
-    middle, (step, top) = median(value for _, value in norms), max(norms, key=lambda at: at[1])
-    if middle > 0 and top > SPIKE * middle:
-        what = f"the gradient norm is {top:.3g} at step {step}, {middle:.3g} in the median"
+    (step, top), near = max(norms, key=lambda at: at[1]), [at for at, _ in norms]
+    place = near.index(step)
+    around = [value for _, value in norms[max(0, place - 8) : place + 9]]  # a gradient that dies away is no spike
+    middle = median(around)
+    if place and middle > 0 and top > SPIKE * middle:
+        what = f"the gradient norm is {top:.3g} at step {step}, {middle:.3g} in the median around it"
         return Finding(name, "note", what, "one batch pulled very hard", "clip gradients; look at that step's rows")
     return Finding(name, "ok", f"loss, gradient and reward are finite; the largest gradient norm is {top:.3g}")
 
@@ -206,7 +209,11 @@ def chosen_checkpoint(seen: Seen) -> Finding:
     marked = log.settings.get("best_global_step")
     if not gold:
         if not isinstance(marked, int) or not marked:
-            return seen.unseen(name, "gold")
+            held_out = sorted(key for key in log.keys() if key.startswith(("val-core/", "eval_")))  # noqa: SIM118
+            hint = f"; is one of {', '.join(held_out[:3])} independent of what is optimised? --gold METRIC" * bool(
+                held_out
+            )
+            return Finding(name, "unseen", seen.unseen(name, "gold").evidence + hint)
         what = f"step {marked} is marked as the best, and the log holds no gold"
         cause = "a checkpoint chosen by the optimised reward is the one that fools it best"
         return Finding(name, "note", what, cause, "score checkpoints independently (docs/guard.md)")
@@ -219,7 +226,11 @@ def chosen_checkpoint(seen: Seen) -> Finding:
     if fall <= max(LOST * abs(rise), LEAST_FALL * abs(top[1])):
         return Finding(name, "ok", what)
     cause = "the reward went on rising where gold had stopped"
-    mend = f"take the checkpoint of step {top[0]}; `truegain guard` tests whether the fall is more than chance"
+    near = min(log.checkpoints, key=lambda one: abs(one.step - top[0]), default=None)
+    take = (
+        f"the nearest to step {top[0]} is {near.path.name}" if near else f"none is there: save one near step {top[0]}"
+    )
+    mend = f"take another checkpoint ({take}); `truegain guard` tests whether the fall is more than chance"
     return Finding(name, "bad", what, cause, mend)
 
 
@@ -291,7 +302,7 @@ def truncation_metric(seen: Seen) -> Finding:
         what = f"at step {blind[0]} {key} is 0, and so is {seen.key('ended')}"
         return Finding(name, "bad", what, "no completion is counted as cut, and none as ended", mend)
     share = _late(list(clipped.items()))
-    what = f"{key} is {share:.0%} at the end; what it counts is as long as the limit"
+    what = f"{key} is {share:.0%} at the end, {_early(list(clipped.items())):.0%} at the start"
     if share <= MOSTLY:
         return Finding(name, "ok", what)
     cause = "most completions run into the limit, so what is rewarded is an unfinished answer"
