@@ -5,7 +5,9 @@ A failure says in one line what changed. The version that `truegain hosts` names
 
 from __future__ import annotations
 
+import ast
 import inspect
+import textwrap
 from dataclasses import fields
 from importlib.metadata import version
 from pathlib import Path
@@ -65,13 +67,42 @@ def test_settings_that_a_recipe_overrules_are_still_settings() -> None:
     assert not gone, f"{TRL}: GRPOConfig has no {sorted(gone)} any more"
 
 
+def settings_in(code: ast.AST, kept: dict[str, set[str]]) -> set[str]:
+    """The settings that the code reads from args, or under a name in which they are ``kept``."""
+    read = {ast.unparse(part) for part in ast.walk(code) if isinstance(part, ast.Attribute | ast.Name)}
+    found = {field.name for field in fields(GRPOConfig) if {f"args.{field.name}", f"self.args.{field.name}"} & read}
+    return found.union(*(kept.get(name, set()) for name in read))
+
+
+def settings_of_the_loss(begins: ast.AST, loss: ast.AST) -> set[str]:
+    """The settings that a loss reads: from args, or as attributes to which ``begins`` has copied them."""
+    kept: dict[str, set[str]] = {}
+    given = [node for node in ast.walk(begins) if isinstance(node, ast.Assign)]
+    for node in sorted(given, key=lambda node: node.lineno):
+        for name in map(ast.unparse, node.targets):
+            kept[name] = kept.get(name, set()) | settings_in(node.value, kept)
+    return settings_in(loss, {name: found for name, found in kept.items() if name.startswith("self.")})
+
+
+def code_of(method: Any) -> ast.AST:
+    return ast.parse(textwrap.dedent(inspect.getsource(method)))
+
+
 def test_no_new_setting_changes_a_loss_that_ours_replaces() -> None:
-    """Every setting that GRPOTrainer's own loss reads is one that we refuse, or that goes with one that we refuse."""
-    source = inspect.getsource(GRPOTrainer._compute_loss)
+    """Every setting that GRPOTrainer's own loss reads is one that we refuse or follow, or goes with one of these."""
     known = {*OVERRULED, "steps_per_generation", "entropy_target", "entropy_coef_delta", "entropy_coef_max"}
-    known |= {"entropy_coef_min"}
-    read = {field.name for field in fields(GRPOConfig) if f"self.args.{field.name}" in source}
+    known |= {"entropy_coef_min", "beta", "max_completion_length", "use_vllm", "vllm_importance_sampling_correction"}
+    known |= {"router_aux_loss_coef", "model_init_kwargs"}
+    read = settings_of_the_loss(code_of(GRPOTrainer.__init__), code_of(GRPOTrainer._compute_loss))
     assert read <= known, f"{TRL}: the loss reads settings that are new to us: {sorted(read - known)}"
+    assert read >= {"beta", "loss_type", "epsilon", "epsilon_high", "delta", "use_vllm"}, f"{TRL}: found {sorted(read)}"
+
+
+def test_a_setting_is_found_in_a_loss_under_any_name_in_which_it_is_kept() -> None:
+    begins = ast.parse("self.low = args.epsilon\ncoef = args.beta\nself.x = [coef]\nself.on = self.x != 0\nself.a = 1")
+    assert settings_of_the_loss(begins, ast.parse("loss = self.low * self.a")) == {"epsilon"}
+    assert settings_of_the_loss(begins, ast.parse("if self.on: loss = self.args.delta")) == {"beta", "delta"}
+    assert settings_of_the_loss(begins, ast.parse("coef = args.new")) == set()
 
 
 class Kept(GRPOTrainer):

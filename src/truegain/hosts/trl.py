@@ -27,6 +27,7 @@ from truegain.core.forms import Train
 from truegain.core.kl import kl_estimate
 from truegain.hosts import _trl_settings as settings
 from truegain.hosts._trl_rows import ColumnFunction, Drawn, Given, columns_of
+from truegain.hosts.guard import GoldGapGuard
 from truegain.hosts.offers import OFFERS, check, form_of
 from truegain.hosts.rounds import Round, begin_round, gathered
 from truegain.policy.policy import Policy
@@ -94,6 +95,19 @@ class TruegainGRPOTrainer(GRPOTrainer):
         self._rounds: dict[str, Round] = {}
         self._seen: dict[str, Logs] = {"train": Logs(), "eval": Logs()}
         self._drawn: Drawn | None = None
+        self._meet_guards()
+
+    def add_callback(self, callback: Any) -> None:
+        """As the trainer's own; a guard is handed the trainer."""
+        super().add_callback(callback)
+        self._meet_guards()
+
+    def _meet_guards(self) -> None:
+        """Hand the trainer to its guards, so that what they log reaches its trackers."""
+        for callback in self.callback_handler.callbacks:
+            # A guard that was met by an earlier trainer goes with the one that it is given to now.
+            if isinstance(callback, GoldGapGuard) and isinstance(callback.trainer, TruegainGRPOTrainer | None):
+                callback.trainer = self
 
     def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> Tensor:
         rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
