@@ -229,7 +229,9 @@ def test_an_alarm_names_the_best_look_and_whether_the_proxy_rose() -> None:
     assert (rising[-1].kind, rising[-1].best, falling[-1].kind) == ("divergence", 10, "fall")
     assert rising[-1].gap == pytest.approx(0.8)
     unknown = looks_of(fell, [math.nan] * 4)
-    assert (unknown[-1].alarm, unknown[-1].kind) == (True, "fall")
+    assert (unknown[-1].alarm, unknown[-1].kind) == (True, "unknown")
+    assert looks_of(fell, [0, math.nan, math.nan, 1])[-1].kind == "unknown"
+    assert looks_of(fell, [0, 1, 1, math.nan])[-1].kind == "unknown"
 
 
 def test_the_lower_bound_is_above_zero_exactly_at_an_alarm() -> None:
@@ -268,6 +270,29 @@ def test_a_look_at_which_nothing_could_be_scored_neither_alarms_nor_is_best() ->
     assert looks[2].alarm
     empty = gold_gap(array(), array(), array(), array())
     assert (empty.first, empty.best, empty.looks) == (None, None, ())
+
+
+def test_a_checker_that_crashes_raises_no_alarm_whatever_the_looks_before_it_were() -> None:
+    # Five looks of 0.9 and one of 0.66 at 128 problems, and then none: over the last two or four looks gold has fallen,
+    # but that is no news of the look that was not scored.
+    found = 0
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        table = (rng.random((7, 128)) < np.r_[np.full(5, 0.9), 0.66, 0.0][:, None]) * 1.0
+        table[6] = math.nan
+        looks = looks_of(table)
+        assert (looks[6].alarm, looks[6].evidence, looks[6].low, looks[6].kind) == (False, 0.0, 0.0, "")
+        # The fall is not forgotten: the look is scored again, and it is seen.
+        found += seed < 10 and looks_of(np.r_[table, table[5:6]])[-1].alarm
+    assert found > 5
+
+
+def test_what_a_hold_out_does_not_tell_raises_an_alarm_all_the_same() -> None:
+    table = np.concatenate([np.ones((3, 40)), np.zeros((1, 40))])
+    looks: list[GapLook] = []
+    for n, row in enumerate(table):
+        looks.append(judge_look(looks, n, row, 0.0, table[:n], told=math.nan))
+    assert looks[-1].alarm and math.isnan(looks[-1].gold)
 
 
 def test_one_look_after_the_other_says_what_all_at_once_say() -> None:
@@ -337,6 +362,38 @@ def alarms(name: str, runs: int, problems: int, of_means: bool = False, level: f
 @pytest.mark.parametrize("name", ["flat", "rising"])
 def test_healthy_runs_raise_fewer_false_alarms_than_the_level(name: str) -> None:
     assert alarms(name, 200, 50, every=2) <= 0.05
+
+
+@given(st.integers(1, 30), st.floats(0.01, 0.5))
+def test_each_look_needs_what_its_own_share_of_the_level_asks_and_all_shares_are_the_level(
+    horizon: int, level: float
+) -> None:
+    looks = looks_of(np.full((8, 2), 0.5), horizon=horizon, level=level)
+    shares = [math.exp(-look.needed) for look in looks[1:]]
+    # The shares of looks 1 to 7, level * h / ((h + t - 1) (h + t)), telescope: level * (1 - h / (h + 7)).
+    assert sum(shares) == pytest.approx(level * 7 / (horizon + 7))
+    assert shares == sorted(shares, reverse=True)
+    means = gold_gap_of_means(np.full(8, 0.5), np.arange(8.0), np.arange(8.0), horizon=horizon, level=level).looks
+    assert [look.needed for look in means] == [look.needed for look in looks]
+
+
+def long_runs(runs: int, level: float) -> float:
+    """The share of flat runs of 40 looks at 32 problems with an alarm."""
+    found = 0
+    for seed in range(runs):
+        table = scores(np.random.default_rng(seed), np.full(40, 0.5), 32, 0.0, 0.0)
+        looks: list[GapLook] = []
+        while len(looks) < len(table) and not (looks and looks[-1].alarm):
+            looks.append(judge_look(looks, len(looks), table[len(looks)], 0.0, table[: len(looks)], level=level))
+        found += looks[-1].alarm
+    return found / runs
+
+
+def test_a_long_run_keeps_the_level_only_because_its_looks_share_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert long_runs(20, 0.3) <= 0.3
+    # Were every look tested at the whole level, most runs would raise an alarm: this null would show it.
+    monkeypatch.setattr("truegain.methods.guard._gold_gap.spent_level", lambda look, *, level, horizon: level)
+    assert long_runs(20, 0.3) > 0.5
 
 
 @pytest.mark.slow

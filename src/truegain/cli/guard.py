@@ -158,10 +158,11 @@ def verdict(found: Followed) -> str:
         last = found.looks[-1]
         near = "" if math.isnan(last.gold) else f"; it lies {last.gap:.3f} below its best look"
         return f"no alarm: gold is not known to have fallen, at level {found.level:g}{near}"
-    how = "while the proxy rose" if first.kind == "divergence" else "and the proxy did not rise"
+    from truegain.hosts.follow import HOW
+
     return (
         f"ALARM at step {first.step}: gold is {first.gap:.3f} below step {first.best} "
-        f"(at least {first.low:.3f} below what it was), {how}; level {found.level:g}"
+        f"(at least {first.low:.3f} below what it was), {HOW[first.kind]}; level {found.level:g}"
     )
 
 

@@ -24,6 +24,12 @@ MAX_LOOKS = 2000
 """Later looks of a longer log are not judged: the work grows with their square."""
 MAX_SCORES = 2_000_000
 """Looks times problems of a log that is judged by scores: a table of them is held, and the evidence is ten of it."""
+HOW = {
+    "divergence": "while the proxy rose",
+    "fall": "and the proxy did not rise",
+    "unknown": "and the proxy is unknown",
+}
+"""The kinds of an alarm in words."""
 _LOOKED = ("gold", "truegain/gold", "eval_", "val-", "val/")
 """How metrics of looks begin: a log with one of them has been looked at."""
 

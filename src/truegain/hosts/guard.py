@@ -21,6 +21,7 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 
 from truegain.core.errors import DataError, SettingError, nearest
 from truegain.hosts._looking import Decoding, Generate, complete, gold_scores, problem_rows
+from truegain.hosts.follow import HOW
 from truegain.methods.evaluation import Reusable, thresholdout
 from truegain.methods.guard import GapLook, judge_look, spent_level
 
@@ -317,9 +318,9 @@ def said(look: GapLook) -> str:
     >>> said(GapLook(40, 0.4, 0.9, 20, 0.25, 8.0, 6.2, 0.03, True, "divergence"))
     'at step 40 gold is 0.400, 0.250 below step 20 (at least 0.030 below what it was), while the proxy rose'
     """
-    how = {"divergence": "while the proxy rose", "fall": "and the proxy did not rise"}[look.kind]
-    fall = f"at least {look.low:.3f} below what it was"
-    return f"at step {look.step} gold is {look.gold:.3f}, {look.gap:.3f} below step {look.best} ({fall}), {how}"
+    least = f" (at least {look.low:.3f} below what it was)" if look.low else ""
+    place = "has fallen" if math.isnan(look.gap) else f"is {look.gold:.3f}, {look.gap:.3f} below step {look.best}"
+    return f"at step {look.step} gold {place}{least}, {HOW[look.kind]}"
 
 
 def metrics_of(look: GapLook) -> dict[str, float]:

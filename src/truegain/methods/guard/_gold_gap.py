@@ -29,7 +29,7 @@ class GapLook:
     ``evidence`` is the logarithm of the e-value that gold has fallen, ``needed`` that of what makes an alarm. ``low``
     is the lower end of the confidence sequence: gold has fallen by at least this much, 0 where it is not known to have
     fallen. ``kind`` of an alarm is ``divergence`` where the proxy is no lower than it was at ``best``,
-    else ``fall``; it is empty without an alarm.
+    ``fall`` where it is lower and ``unknown`` where one of the two is not known; it is empty without an alarm.
     """
 
     step: int
@@ -91,7 +91,8 @@ def gold_gap(
     audit of what has happened: it says nothing of what will.
 
     Rows with NaN in ``gold`` (the scorer abstained) leave their problem out of that look's pairs. Abstentions that
-    depend on how good the answer is bias it. Several rows of one problem at a look are averaged.
+    depend on how good the answer is bias it. A look that has no score at all is no evidence, whatever the looks before
+    it were, and raises no alarm. Several rows of one problem at a look are averaged.
     Raises DataError for scores outside [0, 1] and columns of different length.
     Source: Waudby-Smith and Ramdas 2024; Vovk and Wang 2021; the composition is ours.
 
@@ -141,10 +142,12 @@ def judge_look(
     def evidence(least: float) -> float:
         return joined([joined(log_wealth(one, least)) if len(one) else 0.0 for one in differences])
 
-    mean = _known_mean(gold) if told is None else told
+    own = _known_mean(gold)
+    references = 0 if math.isnan(own) else len(before)
     return judge(
-        earlier, step, mean, proxy, len(before), evidence, level=level, horizon=horizon, margin=margin, spent=spent
-    )
+        earlier, step, own if told is None else told, proxy, references, evidence,
+        level=level, horizon=horizon, margin=margin, spent=spent,
+    )  # fmt: skip
 
 
 def judge(
@@ -160,7 +163,10 @@ def judge(
     margin: float,
     spent: int = 0,
 ) -> GapLook:
-    """The verdict on a look from the evidence, a logarithm, that gold has fallen by more than a margin."""
+    """The verdict on a look from the evidence, a logarithm, that gold has fallen by more than a margin.
+
+    With no ``references`` there is nothing to hold it against, and no alarm.
+    """
     known = [look for look in earlier if not math.isnan(look.gold)]
     best, most, told = step, gold, proxy
     for look in reversed(known):
@@ -172,8 +178,15 @@ def judge(
         return GapLook(step, gold, proxy, best, gap, 0.0, needed, 0.0, False, "")
     found = evidence(margin)
     alarm = found >= needed
-    kind = ("divergence" if proxy >= told else "fall") if alarm else ""
+    kind = _kind(proxy, told) if alarm else ""
     return GapLook(step, gold, proxy, best, gap, found, needed, _low(evidence, needed), alarm, kind)
+
+
+def _kind(proxy: float, then: float) -> str:
+    """What an alarm is called, by the proxy now and at the best look."""
+    if math.isnan(proxy) or math.isnan(then):
+        return "unknown"
+    return "divergence" if proxy >= then else "fall"
 
 
 def _low(evidence: Evidence, needed: float) -> float:
