@@ -288,17 +288,67 @@ def test_a_task_is_gold_too_on_problems_of_its_dev_split(tmp_path: Path) -> None
             return Abstain("down")
 
     again = GoldGapGuard(Down(), 10, generate=lambda model, tokenizer, rows, seed: [""] * len(rows))
-    trainer(tmp_path / "b", again, max_steps=1).train()
-    assert math.isnan(again.looks[0].gold)
+    with pytest.raises(DataError, match="no score to any of the 10 problems"):
+        trainer(tmp_path / "b", again, max_steps=1).train()
 
 
-def test_a_reusable_hold_out_is_worn_by_every_run_that_asks_it(tmp_path: Path) -> None:
+def test_a_scorer_that_cannot_run_is_an_error_before_the_first_step(tmp_path: Path) -> None:
+    def needs(completions: list[str], solution: list[str]) -> list[float]:
+        return [0.0 for _ in solution]
+
+    run = trainer(tmp_path, GoldGapGuard(needs, ROWS, **KNOBS), max_steps=1)
+    with pytest.raises(DataError, match=r"gold raised TypeError: .*solution"):
+        run.train()
+    assert run.state.global_step == 0
+
+
+def test_the_models_own_generation_settings_do_not_act_and_are_as_they_were_afterwards(tmp_path: Path) -> None:
+    from truegain.hosts._looking import Decoding, complete
+
+    model = AutoModelForCausalLM.from_pretrained(write_model(tmp_path / "model"))
+    plain = complete(model, letter_tokenizer(), ROWS, Decoding(6), seed=1)
+    changed = {"min_p": 0.999, "repetition_penalty": 5.0, "top_k": 1, "no_repeat_ngram_size": 1, "suppress_tokens": [3]}
+    for name, value in changed.items():
+        setattr(model.generation_config, name, value)
+    assert complete(model, letter_tokenizer(), ROWS, Decoding(6), seed=1) == plain
+    assert {name: getattr(model.generation_config, name) for name in changed} == changed
+
+
+def test_the_chat_template_gets_what_the_trainer_gives_it(tmp_path: Path) -> None:
+    from truegain.hosts._looking import _prompt
+
+    class Chat:
+        def apply_chat_template(self, messages: Any, **given: Any) -> dict[str, Any]:
+            self.given = given
+            return {"input_ids": [1, 2]}
+
+    chat = Chat()
+    assert _prompt(chat, [{"role": "user", "content": "a1"}], {"enable_thinking": False}) == [1, 2]
+    assert chat.given["enable_thinking"] is False and chat.given["add_generation_prompt"] is True
+    guard = GoldGapGuard(gold, ROWS, every=2, max_tokens=6)
+    run = GRPOTrainer(
+        model=write_model(tmp_path / "model"), reward_funcs=hacked, train_dataset=prompts(), callbacks=[guard],
+        args=grpo_settings(tmp_path / "grpo", max_steps=1, chat_template_kwargs={"enable_thinking": False}),
+        processing_class=letter_tokenizer(),
+    )  # fmt: skip
+    run.train()
+    assert guard.how.template == {"enable_thinking": False}
+
+
+def test_a_reusable_hold_out_is_worn_by_every_run_that_asks_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     place = tmp_path / "holdout.json"
     for n in range(2):
         guard = GoldGapGuard(gold, ROWS, reusable=place, **KNOBS)
         trainer(tmp_path / str(n), guard, max_steps=8).train()
     kept = json.loads(place.read_text())
     assert kept["asked"] == 6
+    # The noise is not that of a seed which anybody could guess, and so subtract.
+    assert kept["seed"] > 2**20
+    assert "reusable with 60 problems" in caplog.text and "used up" not in caplog.text
+    logged = read_log(tmp_path / "1" / "run" / f"checkpoint-{guard.best}") if guard.best else None
+    assert logged is None or not logged.series("truegain/gold_evidence")
     halves = guard.scores[:, 0::2].mean(axis=1), guard.scores[:, 1::2].mean(axis=1)
     for n, look in enumerate(guard.looks):
         # Either the first half's own mean, or a noisy one of the second half: nothing else is let out.
@@ -308,6 +358,7 @@ def test_a_reusable_hold_out_is_worn_by_every_run_that_asks_it(tmp_path: Path) -
     guard = GoldGapGuard(gold, ROWS, reusable=place, **KNOBS)
     trainer(tmp_path / "worn", guard, max_steps=3).train()
     assert all(math.isnan(look.gold) for look in guard.looks)
+    assert caplog.text.count("is used up") == 1
 
 
 def test_one_of_our_rewards_is_gold_as_it_is_in_trl(tmp_path: Path) -> None:

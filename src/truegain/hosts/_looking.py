@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import inspect
-import logging
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
+from transformers import GenerationConfig
 
 from truegain.core.errors import DataError, SettingError
 from truegain.core.types import Abstain, Problem, Rollout, Task, Turn
 from truegain.tasks.fixed import fixed_problems
 from truegain.tasks.functions import without_end_marks
 
-log = logging.getLogger("truegain")
 Row = Mapping[str, Any]
 Score = Callable[..., Any]
 Generate = Callable[[Any, Any, Sequence[Row], int], Sequence[str]]
@@ -25,11 +25,15 @@ Generate = Callable[[Any, Any, Sequence[Row], int], Sequence[str]]
 
 @dataclass(frozen=True)
 class Decoding:
-    """How problems are completed: tokens at most, sampling temperature (0 is greedy), rows at a time."""
+    """How problems are completed: tokens at most, sampling temperature (0 is greedy), rows at a time.
+
+    ``template`` is handed to the chat template of a conversation, such as ``{"enable_thinking": False}``.
+    """
 
     max_tokens: int = 256
     temperature: float = 1.0
     rows: int = 32
+    template: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Raise SettingError for what cannot be."""
@@ -68,7 +72,7 @@ def complete(model: Any, tokenizer: Any, rows: Sequence[Row], how: Decoding, see
     places = [model.device] if model.device.type == "cuda" else []
     model.eval()
     try:
-        with torch.random.fork_rng(devices=places), torch.no_grad():
+        with torch.random.fork_rng(devices=places), torch.no_grad(), _no_settings_of_its_own(model):
             torch.manual_seed(seed)
             for begin in range(0, len(rows), how.rows):
                 texts += _batch(model, tokenizer, rows[begin : begin + how.rows], how)
@@ -77,45 +81,77 @@ def complete(model: Any, tokenizer: Any, rows: Sequence[Row], how: Decoding, see
     return texts
 
 
+KEPT = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
+
+
+@contextmanager
+def _no_settings_of_its_own(model: Any) -> Iterator[None]:
+    """Without what the model's generation settings cut off or punish; the ids of its special tokens stay.
+
+    In place, as adapters and other wrappers share the object, and ``generate`` fills from it what it is not given.
+    """
+    config = getattr(model, "generation_config", None)
+    if not isinstance(config, GenerationConfig):
+        yield
+        return
+    own = dict(vars(config))
+    fresh = GenerationConfig(**{name: own[name] for name in KEPT if own.get(name) is not None})
+    vars(config).clear()
+    vars(config).update(vars(fresh))
+    try:
+        yield
+    finally:
+        vars(config).clear()
+        vars(config).update(own)
+
+
+def _ends(model: Any, tokenizer: Any) -> list[int]:
+    """The ids that end a completion: the tokenizer's, and those that the model's settings name."""
+    own = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    ids = [tokenizer.eos_token_id, *(own if isinstance(own, list | tuple) else [own])]
+    return sorted({int(one) for one in ids if one is not None})
+
+
 def _batch(model: Any, tokenizer: Any, rows: Sequence[Row], how: Decoding) -> list[str]:
-    prompts = [_prompt(tokenizer, row["prompt"]) for row in rows]
+    prompts = [_prompt(tokenizer, row["prompt"], how.template) for row in rows]
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     wide = max(map(len, prompts))
     ids = torch.tensor([[pad] * (wide - len(p)) + p for p in prompts], device=model.device)
     mask = torch.tensor([[0] * (wide - len(p)) + [1] * len(p) for p in prompts], device=model.device)
     drawn: dict[str, Any] = {"do_sample": False}
     if how.temperature > 0:
-        # The whole distribution, whatever the model's own generation settings cut off.
+        # The whole distribution: the library's default cuts it off after 50 tokens.
         drawn = {"do_sample": True, "temperature": how.temperature, "top_k": 0, "top_p": 1.0}
     out = model.generate(
         input_ids=ids, attention_mask=mask, max_new_tokens=how.max_tokens, pad_token_id=pad,
-        eos_token_id=tokenizer.eos_token_id, **drawn,
+        eos_token_id=_ends(model, tokenizer) or None, **drawn,
     )  # fmt: skip
     return tokenizer.batch_decode(out[:, wide:], skip_special_tokens=True)
 
 
-def _prompt(tokenizer: Any, prompt: Any) -> list[int]:
+def _prompt(tokenizer: Any, prompt: Any, template: Mapping[str, Any]) -> list[int]:
     if isinstance(prompt, str):
         return list(tokenizer(prompt)["input_ids"])
-    found = tokenizer.apply_chat_template(list(prompt), add_generation_prompt=True, tokenize=True, return_dict=True)
+    how = {**template, "add_generation_prompt": True, "tokenize": True, "return_dict": True}
+    found = tokenizer.apply_chat_template(list(prompt), **how)
     return list(found["input_ids"])
 
 
 def gold_scores(gold: Any, rows: Sequence[Row], texts: Sequence[str], bounds: tuple[float, float]) -> np.ndarray:
     """Gold of every completion, scaled to [0, 1] by its bounds; NaN where it gave none.
 
-    A scorer that raises has abstained from the whole look, and says so in a warning: a guard ends no training because
-    a checker crashed. Raises DataError for scores beyond the bounds, and for a number of scores that is not the rows'.
+    Raises DataError where the scorer raises, for scores beyond the bounds or that are no numbers, and for a number of
+    scores that is not the rows'.
     """
     try:
         found = _by_task(gold, rows, texts) if hasattr(gold, "problem") else _by_function(gold, rows, texts)
+        values = np.array([math.nan if v is None else float(v) for v in found])
     except Exception as error:  # whatever a scorer of somebody else's raises
-        log.warning("gold-gap guard: gold raised %s: %s; the look counts as abstained", type(error).__name__, error)
-        return np.full(len(rows), math.nan)
+        raise DataError(f"gold-gap guard: gold raised {type(error).__name__}: {error}") from error
     if len(found) != len(rows):
         raise DataError(f"gold-gap guard: gold gave {len(found)} scores for {len(rows)} completions")
     low, high = bounds
-    scores = (np.array([math.nan if v is None else float(v) for v in found]) - low) / (high - low)
+    scores = (values - low) / (high - low)
     if bool(((scores < -1e-9) | (scores > 1 + 1e-9)).any()):
         raise DataError(f"gold-gap guard: a gold score lies outside bounds={bounds}; give its least and largest value")
     return np.clip(scores, 0.0, 1.0)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import secrets
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -28,6 +29,8 @@ from truegain.methods.guard import GapLook, judge_look, spent_level
 log = logging.getLogger("truegain")
 ACTIONS = ("log", "pause", "stop", "rollback")
 STATE = "gold_gap_guard.json"
+FEW = 1000
+"""Below so many problems a reusable hold-out is warned of."""
 
 
 class GoldGapGuard(TrainerCallback):
@@ -55,7 +58,10 @@ class GoldGapGuard(TrainerCallback):
     ``level`` bounds the probability of a false alarm over all looks of a run; ``horizon`` and ``margin`` are those of
     `truegain.methods.guard.gold_gap`. ``bounds`` are gold's least and largest value. ``reusable`` names a file in which
     a hold-out's budget is kept from run to run: gold is then reported, and the best checkpoint chosen, through
-    Thresholdout on two halves of the problems (`truegain.methods.evaluation.thresholdout`). ``generate(model,
+    Thresholdout on two halves of the problems (`truegain.methods.evaluation.thresholdout`), and neither the evidence
+    nor the size of a fall is logged. That covers these two only: the alarm is of the scores themselves, and so is the
+    guard's own file, from which a run is resumed; whoever reads it has asked the hold-out. It suits 2000 problems and
+    more. ``generate(model,
     tokenizer, rows, seed) -> texts`` takes the place of ``model.generate``. With ``trainer`` the metrics reach its
     trackers; without, its log history and the guard's own file.
 
@@ -103,6 +109,7 @@ class GoldGapGuard(TrainerCallback):
         self.since = self.spent = 0
         self.acted = False
         self._heard: list[float] = []
+        self._worn = False
 
     @property
     def alarm(self) -> GapLook | None:
@@ -125,6 +132,12 @@ class GoldGapGuard(TrainerCallback):
                 "gold-gap guard: under DeepSpeed or FSDP no process has the whole model; give generate=, such as a "
                 "call to the vLLM server that samples for training"
             )
+        self.how = replace(self.how, template=getattr(args, "chat_template_kwargs", None) or {})
+        if self.reusable is not None and len(self.rows) < FEW and args.process_index == 0:
+            log.warning(
+                "gold-gap guard: reusable with %d problems: its noise suits 2000 and more, and with fewer chance alone "
+                "uses its budget up", len(self.rows),
+            )  # fmt: skip
         self._resume(Path(str(args.output_dir)), state)
         if not self.looks or self.looks[-1].step < state.global_step - state.global_step % self.every:
             self._look(args, state, control, given, first=True)
@@ -193,20 +206,26 @@ class GoldGapGuard(TrainerCallback):
             texts = list(self.generate(model, tokenizer, rows, seed))
         else:
             texts = complete(model, tokenizer, rows, self.how, seed)
+        why = ""
         try:
             scores = gold_scores(self.gold, rows, texts, self.bounds)
         except DataError as error:
-            if first:
-                raise
-            log.warning("%s; the look counts as abstained", error)
-            scores = np.full(len(rows), math.nan)
-        if world == 1:
-            return scores
-        shares: list[Any] = [None] * world
-        dist.all_gather_object(shares, scores)
+            scores, why = np.full(len(rows), math.nan), str(error)
+        shares: list[Any] = [(scores, why)]
+        if world > 1:
+            shares = [None] * world
+            dist.all_gather_object(shares, (scores, why))
         whole = np.empty(len(self.rows))
-        for n, share in enumerate(shares):
+        for n, (share, _) in enumerate(shares):
             whole[n::world] = share
+        whys = [one for _, one in shares if one]
+        if first and not whys and np.isnan(whole).all():
+            whys = [f"gold-gap guard: gold gave no score to any of the {len(whole)} problems at the first look"]
+        if first and whys:
+            # In every process, so that none waits for the others.
+            raise DataError(whys[0])
+        if why:
+            log.warning("%s; the look counts as abstained", why)
         return whole
 
     def _told(self, scores: np.ndarray, args: TrainingArguments) -> float | None:
@@ -217,10 +236,16 @@ class GoldGapGuard(TrainerCallback):
         halves = [part[~np.isnan(part)] for part in (scores[0::2], scores[1::2])]
         if args.process_index == 0 and all(len(part) for part in halves):
             kept = _read(self.reusable)
-            state = Reusable(**kept) if kept else Reusable.begin(seed=self.seed)
+            state = Reusable(**kept) if kept else Reusable.begin(seed=secrets.randbits(62))
             state, said = thresholdout(state, float(halves[0].mean()), float(halves[1].mean()))
             _write(self.reusable, asdict(state))
             answer = [math.nan if said is None else said]
+            if said is None and not self._worn:
+                self._worn = True
+                log.warning(
+                    "gold-gap guard: the budget of %s is used up: gold is answered no more, and the best checkpoint "
+                    "stays what it is; alarms go on", self.reusable,
+                )  # fmt: skip
         if _processes() > 1:
             dist.broadcast_object_list(answer)
         return answer[0]
@@ -249,7 +274,8 @@ class GoldGapGuard(TrainerCallback):
         then = {"log": "training goes on", "rollback": f"training stops and rolls back to step {look.best}"}
         again = len(self.looks) > 1 and self.looks[-2].alarm
         what = then.get(self.action, f"training is to {self.action}")
-        log.log(logging.INFO if again else logging.WARNING, "gold-gap guard: %s; %s", said(look), what)
+        shown = look if self.reusable is None else replace(look, low=0.0)
+        log.log(logging.INFO if again else logging.WARNING, "gold-gap guard: %s; %s", said(shown), what)
         if self.action == "log":
             return
         self.acted = control.should_training_stop = True
@@ -259,6 +285,9 @@ class GoldGapGuard(TrainerCallback):
 
     def _write(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, look: GapLook) -> None:
         metrics = metrics_of(look)
+        if self.reusable is not None:
+            # Of the scores themselves, which the hold-out is not to tell.
+            del metrics["truegain/gold_evidence"]
         if self.trainer is not None:
             # Not the trainer's own log(): TRL's hands out and clears what it has gathered since the last line. And a
             # line takes back that the step is to be logged.
