@@ -113,7 +113,7 @@ def test_a_tasks_checker_judges_a_batch_of_trls(sort: Reward) -> None:
 
 
 def test_a_tasks_checker_judges_a_sample_of_verls(sort: Reward) -> None:
-    verl = sort.as_verl()
+    verl = sort.as_verl(abstained=0.0)
     for row, text, value in zip(verl_rows(PROBLEMS).rows, [RIGHT[0], "x", "", RIGHT[0]], [1, 0, 0, 0], strict=True):
         judged = row["reward_model"]["ground_truth"], row["extra_info"]
         assert verl(row["data_source"], text, *judged, reward_router_address=None) == {"score": value, ABSTAINED: 0.0}
@@ -140,7 +140,7 @@ def test_data_that_a_task_cannot_judge_is_refused_by_the_column(sort: Reward, ho
         if host == "trl":
             sort.as_trl()(prompts=["x"], completions=["y"], answer=["1"])
         elif host == "verl":
-            sort.as_verl()("x", "y", "1", {"index": 0})
+            sort.as_verl(abstained=0.0)("x", "y", "1", {"index": 0})
         else:
             asyncio.run(sort.as_verifiers()(trace("y"), task(prompt="x", answer="1")))
 
@@ -158,7 +158,7 @@ def test_a_trl_function_is_given_columns_that_only_the_record_holds(of: Callable
 
 
 def test_a_trl_function_serves_verl(of: Callable[..., Reward]) -> None:
-    assert of("contains").as_verl()("any", "I get 7", "7", {}) == {"score": 1.0, ABSTAINED: 0.0}
+    assert of("contains").as_verl(abstained=0.0)("any", "I get 7", "7", {}) == {"score": 1.0, ABSTAINED: 0.0}
 
 
 def test_a_verl_function_serves_trl(of: Callable[..., Reward]) -> None:
@@ -168,7 +168,7 @@ def test_a_verl_function_serves_trl(of: Callable[..., Reward]) -> None:
 
 
 def test_a_verl_function_is_handed_what_verl_hands_over(of: Callable[..., Reward]) -> None:
-    verl = of("compute_score").as_verl()
+    verl = of("compute_score").as_verl(abstained=0.0)
     assert verl("x", "7", "7", {"index": 2}, scale=5.0, tokenizer=object()) == {"score": 7.0, ABSTAINED: 0.0}
 
 
@@ -189,7 +189,7 @@ def test_what_fails_is_an_abstention_with_its_reason_in_every_host(
     given = reward.as_trl()(completions=[text, "7"], **rows, log_metric=logged.__setitem__)
     assert given == [None, 1.0]
     assert logged == {"truegain/abstained/compute_score": 0.5}
-    assert reward.as_verl()("data", text, "7", {"index": 0}) == {"score": 0.0, ABSTAINED: 1.0}
+    assert reward.as_verl(abstained=0.0)("data", text, "7", {"index": 0}) == {"score": 0.0, ABSTAINED: 1.0}
     assert reward.as_verl(abstained=-1.0)("data", text, "7", {"index": 0})["score"] == -1.0
     left, row = trace(text), task(prompt="p", answer="7", index=0, data_source="data")
     with pytest.raises(Abstained, match=why):
@@ -231,6 +231,9 @@ def test_a_column_that_a_function_lacks_is_named_with_the_nearest(of: Callable[.
         ("sort,level=99", "level must be a whole number from 2 to 16"),
         ("none.jsonl", "none.jsonl: no such file"),
         ("FOLDER", "holds no head.safetensors: it is no reward model"),
+        ("FOLDER/my_reward", r"no such folder or file \(did you mean 'my_rewards.py'\?\)"),
+        ("runs/nope", "^the reward 'runs/nope' cannot be loaded: no such folder or file$"),
+        ("", "a reward has a name .*, not ''"),
     ],
 )
 def test_what_cannot_be_loaded_says_so_when_it_is_made(path: str, source: str, why: str) -> None:
@@ -266,7 +269,7 @@ def test_answers_of_anybodys_data_are_checked_against_the_rows_own(
     reward = Reward.of(checker, workers=1)
     rows = {"prompts": ["p"] * len(texts), "answer": [key] * len(texts)}
     assert reward.as_trl()(completions=texts, **rows) == said
-    assert [reward.as_verl()("d", text, key, {})["score"] for text in texts] == said
+    assert [reward.as_verl(abstained=0.0)("d", text, key, {})["score"] for text in texts] == said
     assert [asyncio.run(reward.as_verifiers()(trace(t), task(prompt="p", ground_truth=key))) for t in texts] == said
     with pytest.raises(WiringError, match=f"reward '{checker}' needs the column 'answer'"):
         reward.as_trl()(prompts=["p"], completions=["a"])
@@ -305,7 +308,7 @@ def test_a_function_is_given_prompts_that_are_no_text(of: Callable[..., Reward])
 
 
 def test_callers_on_many_threads_are_judged_side_by_side(of: Callable[..., Reward]) -> None:
-    verl = of("who", workers=3).as_verl()
+    verl = of("who", workers=3).as_verl(abstained=0.0)
     seen: list[float] = []
     threads = [threading.Thread(target=lambda: seen.append(verl("d", "a", "1", {})["score"])) for _ in range(3)]
     for thread in threads:
@@ -344,7 +347,9 @@ def test_a_reward_model_is_a_reward(tmp_path: Path) -> None:
     assert first is not None
     assert second is not None
     assert first != second
-    assert reward.as_verl()("d", "x", "", {"prompt": "sort 3 1\n"})["score"] == pytest.approx(second, abs=1e-5)
+    assert reward.as_verl(abstained=0.0)("d", "x", "", {"prompt": "sort 3 1\n"})["score"] == pytest.approx(
+        second, abs=1e-5
+    )
     reward.close()
 
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from truegain.core.errors import WiringError
 from truegain.core.types import Abstain, Problem
 from truegain.hosts.data import RECORD, from_verl_row, problem_of
 from truegain.tasks._file_rows import is_message
@@ -37,8 +38,9 @@ class TrlReward:
         self, prompts: Sequence[Any], completions: Sequence[Any], completion_ids: Any = None, **columns: Any
     ) -> list[float | None]:
         """Judge a batch. Keywords only, as TRL calls it; columns are the data set's."""
-        texts = [_text(completion) for completion in completions]
         rest = {name: values for name, values in columns.items() if name not in _OF_TRL}
+        _check_lengths({"completions": completions, "prompts": prompts, **rest})
+        texts = [_text(completion) for completion in completions]
         rows = [{name: values[i] for name, values in rest.items()} | {"prompt": p} for i, p in enumerate(prompts)]
         self.reward.check(sorted(rest), RECORD in rest)
         # A function is given the columns as they are, be they images; the others judge problems.
@@ -65,7 +67,7 @@ class VerlReward:
 
     reward: Reward
     name: str
-    abstained: float = 0.0
+    abstained: float
 
     @property
     def __name__(self) -> str:
@@ -131,6 +133,16 @@ def problem_from(task: Any, reward: Reward | None = None) -> Problem:
     if not isinstance(row.get("prompt"), str) and not all(map(is_message, row.get("prompt") or [None])):
         row["prompt"] = task.prompt_text or "?"
     return problem_of(row, f"task {row.get('id') or row.get('idx', '')}")[1]
+
+
+def _check_lengths(columns: Mapping[str, Any]) -> None:
+    """Raise WiringError for a column without an entry for each of the completions, which come first."""
+    count = len(columns["completions"])
+    for name, values in columns.items():
+        if isinstance(values, str) or not hasattr(values, "__len__"):
+            raise WiringError(f"the column {name!r} is a {type(values).__name__}; it needs a list of {count} entries")
+        if len(values) != count:
+            raise WiringError(f"the column {name!r} has {len(values)} entries for {count} completions")
 
 
 def _text(completion: Any) -> str:

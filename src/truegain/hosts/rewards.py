@@ -14,29 +14,25 @@ import logging
 import math
 import os
 import re
-import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from pathlib import Path
 from typing import Any, Literal
 
 from truegain.core.errors import RunError, SettingError, WiringError, nearest
 from truegain.core.types import Abstain, Problem, Rollout
 from truegain.hosts._pool import Pool
 from truegain.hosts._shells import ABSTAINED, Abstained, TrlReward, VerifiersReward, VerlReward
-from truegain.policy.heads import members_of
-from truegain.policy.reward_model import HEAD
+from truegain.hosts._sources import Kind, check_settings, kind_of, named, short_name
 from truegain.rollout import _reward_model_worker
 from truegain.runtime import Result, Workers
-from truegain.tasks import NAMES, _reward_worker
+from truegain.tasks import _reward_worker
 from truegain.tasks._rows import jsonable
-from truegain.tasks.functions import columns_of, is_function, without_end_marks
+from truegain.tasks.functions import columns_of, without_end_marks
 from truegain.tasks.keys import CHECKERS
 
 __all__ = ["ABSTAINED", "Abstained", "Reward", "TrlReward", "VerifiersReward", "VerlReward"]
 
-Kind = Literal["task", "trl", "verl", "model"]
 START = 600.0
 """Seconds that loading a data file or a reward model may take, once per worker."""
 _WORKERS: dict[Kind, str] = {"task": _reward_worker.__file__, "model": _reward_model_worker.__file__}
@@ -67,7 +63,7 @@ class Reward:
 
     @staticmethod
     def of(
-        source: str | Callable[..., Any],
+        source: str | os.PathLike[str] | Callable[..., Any],
         *,
         name: str | None = None,
         fact: str = "correct",
@@ -82,19 +78,22 @@ class Reward:
         ``pkg.mod:fn``, ``pkg.mod.fn`` or itself, in TRL's or verl's signature. The folder of a reward model or of an
         ensemble, whose mean it is.
 
-        Raises SettingError where it cannot be loaded or is a function of neither signature.
+        Raises SettingError where it cannot be loaded, is a function of neither signature, or a setting does not fit.
         """
-        text = source if isinstance(source, str) else _named(source)
-        named = text.partition(",")[0] in {*NAMES, *CHECKERS}  # whatever folders are called
-        folder = not named and Path(text).expanduser().is_dir()
-        kind: Kind = "model" if folder else "trl" if is_function(text) else "task"
-        if kind == "model" and not (members_of(text) or (Path(text).expanduser() / HEAD).is_file()):
-            raise SettingError(f"the folder {text} holds no {HEAD}: it is no reward model")
+        text = named(source)
+        check_settings(name, fact, deadline, workers, memory_mb)
+        kind = kind_of(text)
+        if kind != "task" and fact != "correct":
+            raise SettingError(f"fact={fact!r}: {text} is no task's checker, which alone finds more than one number")
         late = DEADLINES[kind] if deadline is None else deadline
         # Each worker of a gym task holds a worker of its own, a model's its weights; a batch of TRL's is one call.
         many = workers or (1 if kind != "task" or "gym:" in text else min(4, os.cpu_count() or 1))
-        made = Reward(text, kind, name or _short(text), fact, late, many, memory_mb)
+        made = Reward(text, kind, name or short_name(text), fact, late, many, memory_mb)
         described = made._described() if kind != "model" else made._loaded()
+        supplied = described.get("supplies")
+        if supplied is not None and fact not in supplied:
+            near = nearest(fact, list(supplied))
+            raise SettingError(f"the reward {text!r} gives no fact {fact!r}{near}; it gives {', '.join(supplied)}")
         return _with(made, kind=described.get("kind", kind), needs=tuple(described.get("needs", ())))
 
     def score(
@@ -126,12 +125,16 @@ class Reward:
         """
         return TrlReward(self, self.name)
 
-    def as_verl(self, *, abstained: float = 0.0) -> VerlReward:
+    def as_verl(self, *, abstained: float | Literal["drop"]) -> VerlReward:
         """A ``compute_score`` that returns ``score`` and ``truegain_abstained`` (0.0 or 1.0) for every sample.
 
-        verl has no way to leave a sample out, so an abstention is scored ``abstained`` and marked.
+        verl has no way to leave a sample out, so an abstention is scored ``abstained`` and marked. ``"drop"`` is NaN,
+        which our estimators for verl leave out, and verl's own do not. There is no default: 0.0 is a wrong answer.
+        Raises SettingError for what is neither.
         """
-        return VerlReward(self, self.name, abstained)
+        if abstained != "drop" and (isinstance(abstained, bool) or not isinstance(abstained, int | float)):
+            raise SettingError(f'abstained={abstained!r}: it is a number, or "drop", which is NaN')
+        return VerlReward(self, self.name, math.nan if abstained == "drop" else float(abstained))
 
     def as_verifiers(self, *, metric: bool = False) -> VerifiersReward:
         """A function of ``(trace, task)`` for a v1 task's rewards, or with ``metric`` for its metrics.
@@ -140,6 +143,20 @@ class Reward:
         trace as failed. An abstaining metric is left out, and ``NAME_abstained`` is 1.0 instead.
         """
         return VerifiersReward(self, self.name, metric)
+
+    @property
+    def __name__(self) -> str:
+        """What TRL logs it under."""
+        return self.name
+
+    def __call__(self, prompts: Any = None, completions: Any = None, **columns: Any) -> list[float | None]:
+        """As `as_trl`, so that ``reward_funcs=reward`` works too. Raises SettingError where no host of TRL's calls."""
+        if prompts is None or completions is None:
+            raise SettingError(
+                f"the reward {self.name} was called without prompts and completions: give the host reward.as_trl(), "
+                "reward.as_verl(abstained=0.0) or reward.as_verifiers()"
+            )
+        return self.as_trl()(prompts, completions, **columns)
 
     def close(self) -> None:
         """End the workers; they start again when they are needed. Also happens when the object is collected."""
@@ -238,7 +255,7 @@ class Reward:
             name = given["missing"][0]
             raise WiringError(
                 f"reward {self.source!r} needs the column {name!r}{nearest(name, given['offered'])}; the data offers "
-                f"{', '.join(given['offered'])}"
+                f"{', '.join(given['offered']) or 'no column'}"
             )
         wanted = f"one number or None for each of the {count} completions"
         if "shape" in given:
@@ -265,7 +282,7 @@ class Reward:
         if lacks and not recorded:
             raise WiringError(
                 f"reward {self.source!r} needs the column {lacks[0]!r}{nearest(lacks[0], list(offered))}, and the data "
-                f"offers {', '.join(offered)}; `truegain convert` makes data that it can judge"
+                f"offers {', '.join(offered) or 'no column'}; `truegain convert` makes data that it can judge"
             )
 
 
@@ -274,23 +291,6 @@ def _with(reward: Reward, **changed: Any) -> Reward:
     made = replace(reward, **changed)
     made.__dict__["pool"] = reward._pool
     return made
-
-
-def _named(function: Callable[..., Any]) -> str:
-    """``pkg.mod:fn`` of a function. Raises SettingError for one that a worker could not find again."""
-    module, name = getattr(function, "__module__", None), getattr(function, "__qualname__", "<")
-    if module == "__main__":
-        module = getattr(sys.modules["__main__"], "__file__", None)
-    if module is None or "<" in name:
-        raise SettingError(f"{name!r} has no name to find it by in a worker process: define it in a file, by def")
-    return f"{module}:{name}"
-
-
-def _short(source: str) -> str:
-    """A name for logs: the function's, the task's or the file's."""
-    if is_function(source):
-        return re.split(r"[:.]", source)[-1]
-    return re.sub(r"\W+", "_", Path(source.split(",")[0].rstrip("/")).stem).strip("_") or "reward"
 
 
 def _rollout(problem: Problem, text: str) -> Rollout:

@@ -67,7 +67,8 @@ def task(payload: dict[str, Any]) -> dict[str, Any]:
     """Score completions by a task: ``spec`` names it, ``problems`` and ``texts`` are what it is asked about."""
     made = _task(payload["spec"])
     if payload["do"] == "describe":
-        return {"name": made.name, "needs": _needs(made), "turns": made.environment() is not None}
+        turns = made.environment() is not None
+        return {"name": made.name, "needs": _needs(made), "turns": turns, "supplies": _supplies(made)}
     fact = payload["fact"]
     rollouts = [_rollout(row, text) for row, text in zip(payload["problems"], payload["texts"], strict=True)]
     together = getattr(made, "score_all", None)
@@ -99,6 +100,16 @@ def _needs(made: Any) -> list[str]:
     from truegain.tasks.gym import Gym
 
     return ["content"] if isinstance(made, Generated) else ["number", "mark"] if isinstance(made, Gym) else []
+
+
+def _supplies(made: Any) -> list[str] | None:
+    """The facts that are one number for a completion; None for a task that does not say."""
+    from truegain.core.columns import COLUMNS
+
+    try:
+        return [name for name in made.supplies if COLUMNS[name].shape == "B"]
+    except (AttributeError, KeyError):
+        return None
 
 
 def _rollout(row: Mapping[str, Any], text: str) -> Any:

@@ -10,7 +10,7 @@ from truegain.core.types import Abstain, Environment, Problem, Rollout, Split
 from truegain.tasks._answers import final_answer, number, same
 from truegain.tasks.functions import without_end_marks
 from truegain.tasks.math_check import MathCheck, stated
-from truegain.tasks.python_check import PythonCheck, program_of
+from truegain.tasks.python_check import PythonCheck, program_of, read_key
 
 CHECKERS = ("exact", "math", "python")
 
@@ -84,6 +84,13 @@ class Keys:
     def _tested(self, python: PythonCheck, problem: Problem, text: str) -> Mapping[str, Any] | Abstain:
         if not problem.answer:
             return Abstain(f"problem {problem.id}: the row brings no unit tests")
+        try:
+            read_key(problem.answer)
+        except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError):
+            return Abstain(
+                f"problem {problem.id}: its answer holds no tests; `truegain convert FILE,checker=python` makes them "
+                "of a column 'tests'"
+            )
         program = program_of(text, problem.prompt, problem.answer)
         if program is None:
             return {"correct": 0.0, "answered": 0.0}
