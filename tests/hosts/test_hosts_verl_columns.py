@@ -15,6 +15,7 @@ from truegain.core.errors import WiringError
 from truegain.core.forms import Term, Train
 from truegain.hosts.verl_columns import (
     NOT_DENSE,
+    Density,
     check_fed,
     estimator_columns,
     groups_of,
@@ -96,6 +97,51 @@ def test_a_batch_whose_rewards_are_all_0_counts_as_dense_with_one_step_a_row() -
     columns, why = estimator_columns(*outcome_batch(0.0, 0.0), ["a", "b"])
     assert columns["step_reward"].tolist() == [[0.0], [0.0]]
     assert not why
+
+
+ACTING = torch.tensor([[1, 1, 0, 1]] * 2)
+REWARDED = torch.tensor([[0.0, 0.5, 0.0, 1.0], [0.0, 0.0, 0.0, 1.0]])
+UNREWARDED = torch.tensor([[0.0, 0.0, 0.0, 1.0], [0.0, 0.0, 0.0, 0.0]])
+"""The same run a step later: every reward on the way happens to be 0."""
+
+
+def test_turns_have_rewards_also_where_all_on_the_way_are_0() -> None:
+    columns, _ = estimator_columns(UNREWARDED, ACTING, ["u", "u"])
+    assert columns["turn_reward"].tolist() == [[0.0, 0.0, 1.0], [0.0, 0.0, 0.0]]
+
+
+def test_steps_once_seen_or_stated_are_there_in_each_batch() -> None:
+    columns, why = estimator_columns(UNREWARDED, ACTING, ["u", "u"])
+    assert "step_reward" not in columns
+    assert "write `dense_rewards = true` into the file of TRUEGAIN_VERL_CONFIG" in why["step"] == why["step_reward"]
+    seen = Density()
+    estimator_columns(REWARDED, ACTING, ["u", "u"], density=seen)
+    for density in (seen, Density(stated=True)):
+        columns, why = estimator_columns(UNREWARDED, ACTING, ["u", "u"], density=density)
+        assert columns["step_reward"].tolist() == [[1.0], [0.0]]
+        assert not why
+
+
+def test_a_batch_of_zeros_says_nothing_of_the_next_one() -> None:
+    density = Density()
+    assert density.of(torch.zeros(2, 4), ACTING.bool())
+    assert not density.of(UNREWARDED, ACTING.bool())
+
+
+def test_no_estimator_runs_on_dense_rewards_and_dies_where_they_happen_to_be_0() -> None:
+    ran = 0
+    found = [one for one in entries(Config()) if one.kind == "credit" and one.form is not None and not one.refused]
+    for one in found:
+        density = Density()
+        for rewards in (REWARDED, UNREWARDED):
+            columns, why = estimator_columns(rewards, ACTING, ["u", "u"], density=density)
+            try:
+                check_fed(one.form, columns, why, {"max_tokens": 4}, "this verl")  # type: ignore[arg-type]
+            except WiringError as error:
+                assert rewards is REWARDED, f"{one.name}: {error}"
+                break
+            ran += 1
+    assert ran > len(found)
 
 
 def test_a_verl_that_hands_over_its_batch_gives_log_probs_values_and_numbers_of_rows() -> None:

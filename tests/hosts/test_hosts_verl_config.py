@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -86,6 +89,8 @@ def test_a_recipe_takes_its_knobs_and_any_setting_of_its_form_but_not_what_verl_
         ("[grop]\nclip = 0.1\n", "'grop' is no recipe, reward, credit or surrogate (did you mean 'grpo'?)"),
         ("grpo = 3\n", "grpo is a table"),
         ("max_tokens = 0\n", "max_tokens cannot be 0"),
+        ("dense_rewards = 1\n", "dense_rewards cannot be 1"),
+        ("dense_reward = true\n", "(did you mean 'dense_rewards'?)"),
         ("max_tokens = 1.5\n", "max_tokens cannot be 1.5"),
     ],
 )
@@ -199,6 +204,47 @@ def test_a_record_that_is_none_or_cannot_be_written_does_not_stop_verl(
         verl_record.place().write_text(text)
         assert verl_record.read() == {}
     assert list(doctor._verl()) == []
+
+
+def test_a_file_may_state_that_rewards_are_dense(tmp_path: Path) -> None:
+    assert config(tmp_path, "dense_rewards = true\n").dense_rewards
+    assert not config(tmp_path, "dense_rewards = false\n").dense_rewards
+    assert not Config().dense_rewards
+
+
+STAND_IN = """
+import sys
+sys.path.insert(0, sys.argv[1])
+sys.modules[sys.argv[2]] = None  # as where a package is broken
+import truegain.hosts.verl
+from verl.trainer.ppo import core_algos
+from truegain.core.errors import WiringError
+for held in (core_algos.ADV_ESTIMATOR_REGISTRY, core_algos.losses):
+    try:
+        held["truegain_dr_grpo"]()
+    except WiringError as error:
+        print(error)
+"""
+
+REGISTRIES = """
+ADV_ESTIMATOR_REGISTRY, losses = {}, {}
+register_adv_est = lambda name: lambda function: ADV_ESTIMATOR_REGISTRY.setdefault(name, function)
+register_policy_loss = lambda name: lambda function: losses.setdefault(name, function)
+"""
+
+
+@pytest.mark.parametrize("broken", ["pydantic", "jaxtyping", "torch"])
+def test_a_broken_package_is_recorded_and_raised_at_every_name(tmp_path: Path, broken: str) -> None:
+    place = tmp_path / "verl" / "trainer" / "ppo"
+    place.mkdir(parents=True)
+    (place / "core_algos.py").write_text(REGISTRIES)
+    given = {**os.environ, "TRUEGAIN_STATE": str(tmp_path)}
+    command = [sys.executable, "-c", STAND_IN, str(tmp_path), broken]
+    done = subprocess.run(command, env=given, capture_output=True, text=True, check=True)
+    told = done.stdout.splitlines()
+    assert len(told) == 2
+    assert all(line.startswith("truegain_dr_grpo: ") and broken in line for line in told)
+    assert broken in json.loads((tmp_path / "verl.json").read_text())["failed"]["error"]
 
 
 def test_the_page_lists_every_recipe_that_runs_with_what_it_asks_for() -> None:

@@ -9,6 +9,7 @@ tokens that carry one is a step. A verl that hands over ``batch`` and ``non_tens
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ from truegain.core.columns import COLUMNS
 from truegain.core.component import Spec, spec_of
 from truegain.core.errors import WiringError
 from truegain.core.forms import Stage, Train, members
-from truegain.hosts.verl_names import VARIABLE
+from truegain.hosts.verl_names import DENSE, VARIABLE
 
 MORE = {
     "old_log_probs": "old_logp",
@@ -32,8 +33,8 @@ MORE = {
 """Tensors of verl's batch and what we call them; an estimator of 0.9.1 is not handed them."""
 
 NOT_DENSE = (
-    "every reward of this batch stands on a row's last token; a reward manager's assemble_rm_scores has to place one "
-    "at the end of each step or turn"
+    "so far every reward stood on a row's last token; a reward manager's assemble_rm_scores has to place one at the "
+    f"end of each step; if yours does, and they were all 0 so far, write `{DENSE} = true` into the file of {VARIABLE}"
 )
 
 
@@ -104,12 +105,30 @@ def turn_sums(rewards: Tensor, turn: Tensor, mask: Tensor) -> Tensor:
     return out.masked_fill(~inside, float("nan"))
 
 
-def is_dense(rewards: Tensor, mask: Tensor) -> bool:
-    """Whether some reward stands elsewhere than on, or behind, a row's last policy token; true where all are 0."""
-    behind = mask.flip(1).cumsum(1).flip(1) == 0
-    last = mask & (mask.flip(1).cumsum(1).flip(1) == 1)
-    placed = rewards != 0
-    return bool((placed & ~behind & ~last).any()) or not bool(placed.any())
+@dataclass
+class Density:
+    """Whether a reward manager places rewards for steps, which a batch whose steps all earned 0 cannot tell.
+
+    ``stated`` is `DENSE` of the file of knobs; ``seen`` is set by the first batch of this process in which a reward
+    stands elsewhere than on, or behind, a row's last policy token. They decide whether a batch is taken or refused,
+    and change no number.
+    """
+
+    stated: bool = False
+    seen: bool = False
+
+    def of(self, rewards: Tensor, mask: Tensor) -> bool:
+        """Whether this batch is taken as dense; one whose rewards are all 0 is, whatever is known.
+
+        >>> density, mask = Density(), torch.ones(1, 2, dtype=torch.bool)
+        >>> [density.of(torch.tensor([row]), mask) for row in ([0.0, 1.0], [0.5, 1.0], [0.0, 1.0])]
+        [False, True, True]
+        """
+        behind = mask.flip(1).cumsum(1).flip(1) == 0
+        last = mask & (mask.flip(1).cumsum(1).flip(1) == 1)
+        placed = rewards != 0
+        self.seen = self.seen or bool((placed & ~behind & ~last).any())
+        return self.stated or self.seen or not bool(placed.any())
 
 
 def estimator_columns(
@@ -118,25 +137,28 @@ def estimator_columns(
     index: Sequence[Any],
     batch: Mapping[str, Any] | None = None,
     non_tensor_batch: Mapping[str, Any] | None = None,
+    density: Density | None = None,
 ) -> tuple[Batch, dict[str, str]]:
     """The columns of a batch, and of those it lacks why. Rows are verl's, in its order.
 
-    ``score`` and ``correct`` are the row's summed reward, ``correct`` where every row has 0 or 1.
+    ``score`` and ``correct`` are the row's summed reward, ``correct`` where every row has 0 or 1. Turns follow from the
+    mask, so they have rewards in each batch; steps follow from where rewards stand, which ``density`` judges, by
+    default from this batch alone.
     """
     mask, rewards = response_mask.bool(), rewards.detach().float()
     total = rewards.sum(dim=1)
     found = {"mask": mask, "group": groups_of(index).to(mask.device), "score": total, "turn": turns_of(mask)}
+    found["turn_reward"] = turn_sums(rewards, found["turn"], mask)
     why: dict[str, str] = {}
     if bool(((total == 0) | (total == 1)).all()):
         found["correct"] = total
     else:
         why["correct"] = f"it takes rewards of 0 and 1, and a row of this batch has {_other(total):.6g}"
-    if is_dense(rewards, mask):
+    if (density or Density()).of(rewards, mask):
         found["step"] = steps_of_rewards(rewards, mask)
         found["step_reward"] = sums_of(rewards, found["step"])
-        found["turn_reward"] = turn_sums(rewards, found["turn"], mask)
     else:
-        why |= dict.fromkeys(("step", "step_reward", "turn_reward"), NOT_DENSE)
+        why |= dict.fromkeys(("step", "step_reward"), NOT_DENSE)
     return Batch(**found, **_more(found, batch, non_tensor_batch)), why
 
 

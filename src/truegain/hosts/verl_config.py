@@ -5,6 +5,7 @@ a table per component or recipe, with its knobs or, for a recipe, any setting of
 say what runs ``with`` it before it in its stage, and which ``rewards`` are added to verl's own::
 
     max_tokens = 4096
+    dense_rewards = true
 
     [dapo]
     clip_high = 0.3
@@ -30,7 +31,7 @@ from truegain.core.forms import Form, Stage, Term, Train, members
 from truegain.core.settings import settings, with_setting
 from truegain.core.system import SYSTEMS, build
 from truegain.hosts.offers import Offer, form_of, offer, refusal, refusals
-from truegain.hosts.verl_names import PLACES, VARIABLE, registered
+from truegain.hosts.verl_names import DENSE, PLACES, VARIABLE, registered
 from truegain.hosts.verl_settings import Entry, asks_of
 
 _AROUND = ("with", "rewards")
@@ -51,6 +52,7 @@ class Config:
     max_tokens: int | None = None
     tables: Tables = field(default_factory=dict)
     score: Mapping[str, Any] | None = None
+    dense_rewards: bool = False
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -73,19 +75,21 @@ def read(path: str | os.PathLike[str] | None = None) -> Config:
         raise DataError(f"{place} cannot be read ({error}): {VARIABLE} names a TOML file") from None
     except tomllib.TOMLDecodeError as error:
         raise DataError(f"{place} is not TOML ({error}): mend that place") from None
-    limit, score = given.pop("max_tokens", None), given.pop(_SCORE, None)
+    limit, score, dense = given.pop("max_tokens", None), given.pop(_SCORE, None), given.pop(DENSE, False)
     if limit is not None and (not isinstance(limit, int) or limit < 1):
         raise SettingError(f"{place}: max_tokens cannot be {limit!r}; it is verl's data.max_response_length")
+    if not isinstance(dense, bool):
+        raise SettingError(f"{place}: {DENSE} cannot be {dense!r}; true says that a reward manager places step rewards")
     if score is not None and not isinstance(score, dict):
         raise SettingError(f"{place}: {_SCORE} is a table")
     legal = {spec.name for kind in (*PLACES, "reward") for spec in _specs(kind)} | set(SYSTEMS)
     for name, table in given.items():
         if name not in legal:
-            hint = nearest(name, legal | {_SCORE, "max_tokens"})
+            hint = nearest(name, legal | {_SCORE, DENSE, "max_tokens"})
             raise SettingError(f"{place}: {name!r} is no recipe, reward, credit or surrogate{hint}")
         if not isinstance(table, dict):
             raise SettingError(f"{place}: {name} is a table: write [{name}] and its knobs below it")
-    return Config(place, limit, given, score)
+    return Config(place, limit, given, score, dense)
 
 
 def _specs(kind: str) -> list[Spec]:

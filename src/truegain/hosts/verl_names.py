@@ -8,6 +8,9 @@ from importlib.resources import files
 VARIABLE = "TRUEGAIN_VERL_CONFIG"
 """The environment variable that names the TOML file with our knobs."""
 
+DENSE = "dense_rewards"
+"""The key of that file which states that a reward manager places a reward at the end of each step."""
+
 PLACES = {"credit": "algorithm.adv_estimator", "surrogate": "actor_rollout_ref.actor.policy_loss.loss_mode"}
 """Kind -> the setting of verl that selects one."""
 

@@ -9,7 +9,9 @@ with, in the file that ``TRUEGAIN_VERL_CONFIG`` names (or the same keys below ``
     abstain = "drop"     # or a number, the score of a completion that could not be judged
 
 verl has no abstention: a score is a number. ``drop`` gives NaN, which our estimators leave out of a group's statistics
-and give no advantage; verl's own estimators and its means of scores do not, so with these name a number.
+and give advantage 0. The row stays in verl's batch: its tokens count where a loss is averaged, so that the other rows
+weigh less than in our own loop, and KL and entropy terms train on it. To verl's own estimators and to its means of
+scores it is NaN; with these name a number.
 """
 
 from __future__ import annotations
@@ -43,8 +45,9 @@ def made(settings: Mapping[str, Any]) -> VerlReward:
     abstain = settings.get("abstain")
     if abstain != "drop" and (isinstance(abstain, bool) or not isinstance(abstain, int | float)):
         raise SettingError(
-            'compute_score: say what a completion counts that cannot be judged: abstain = "drop" takes it out of the '
-            "batch under the estimators of truegain and is NaN to verl's own; abstain = 0.0 is a wrong answer"
+            'compute_score: say what a completion counts that cannot be judged: abstain = "drop" keeps it out of its '
+            "group's statistics and gives it advantage 0 under the estimators of truegain (verl's averages still count "
+            "its tokens), and is NaN to verl's own; abstain = 0.0 is a wrong answer"
         )
     more = {name: value for name, value in settings.items() if name not in ("reward", "abstain")}
     key = tuple(sorted(settings.items()))

@@ -116,6 +116,7 @@ def test_turn_and_step_rewards_are_rebuilt_from_dense_ones(turns: bool) -> None:
 
 
 def test_a_component_of_steps_refuses_a_reward_that_stands_at_the_end() -> None:
+    plugin.install()  # it has not seen the dense rewards of other tests
     mask = masks(ROWS, WIDTH, 0)
     with pytest.raises(WiringError, match=r"credit\.min_form needs column 'step_reward'.*assemble_rm_scores"):
         advantage("truegain_min_form", rewards(mask, 1), mask, uids(ROWS))

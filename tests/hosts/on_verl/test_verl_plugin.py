@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from batches import actor, advantage, masks, policy_loss, rewards, uids
@@ -129,6 +131,48 @@ def test_the_reward_function_is_found_by_the_setting_that_the_docs_name(tmp_path
     function = get_custom_reward_fn(OmegaConf.create({"reward": {"custom_reward_function": given}}))
     found = function(data_source="gsm8k", solution_str="<answer>4</answer>", ground_truth="4", extra_info={})
     assert found == {"score": 1.0, "truegain_abstained": 0.0}
+
+
+def test_verls_naive_reward_manager_scores_a_converted_parquet_by_as_verl(tmp_path: Path) -> None:
+    import asyncio
+
+    import datasets
+    from omegaconf import OmegaConf
+    from verl import DataProto
+    from verl.experimental.reward_loop.reward_manager.naive import NaiveRewardManager
+
+    from truegain.hosts.data import problems_of, to_verl_parquet
+    from truegain.hosts.rewards import Reward
+
+    to_verl_parquet("sort,level=4", tmp_path / "train.parquet", "train", 2)
+    rows = list(datasets.Dataset.from_parquet(str(tmp_path / "train.parquet"), cache_dir=str(tmp_path)))
+    numbers = [
+        sorted(int(n) for n in re.findall(r"\d+", problem.prompt))
+        for problem in problems_of("sort,level=4", "train", 2)
+    ]
+    reward = Reward.of("sort,level=4", workers=1)
+
+    class Letters:
+        """A tokenizer of single characters."""
+
+        def decode(self, ids: torch.Tensor, skip_special_tokens: bool) -> str:
+            return "".join(chr(i) for i in ids.tolist())
+
+    async def judged(row: dict[str, Any], text: str) -> dict[str, Any]:
+        ids = torch.tensor([[ord(letter) for letter in text]])
+        others = {name: np.array([row[name]], dtype=object) for name in ("data_source", "reward_model", "extra_info")}
+        data = DataProto.from_dict(
+            tensors={"responses": ids, "attention_mask": torch.ones_like(ids)}, non_tensors=others
+        )
+        manager = NaiveRewardManager(OmegaConf.create({}), Letters(), reward.as_verl())
+        return await manager.run_single(data)
+
+    for row, right in zip(rows, numbers, strict=True):
+        for text, score in ((" ".join(map(str, right)), 1.0), ("no", 0.0)):
+            found = asyncio.run(judged(row, f"<answer>{text}</answer>"))
+            assert found["reward_score"] == score
+            assert found["reward_extra_info"] == {"score": score, "truegain_abstained": 0.0}
+    reward.close()
 
 
 RAY = """
