@@ -11,12 +11,12 @@ from trl_runs import correct, furthest, prompts, said, scripted, settings, train
 
 from truegain.core.arithmetic import named_columns
 from truegain.core.component import knobs_of, spec_of
-from truegain.core.errors import SettingError, WiringError
+from truegain.core.errors import DataError, SettingError, WiringError
 from truegain.core.forms import Train, members
 from truegain.core.system import SYSTEMS, build
 from truegain.hosts.offers import OFFERS, form_of, needs, refusals
 from truegain.methods import objective
-from truegain.recipes import cispo, grpo, reinforce_pp
+from truegain.recipes import cispo, grpo, pure, reinforce_pp
 
 TRL = OFFERS["trl"]
 ONLINE = sorted(
@@ -50,12 +50,17 @@ def numbers(width: int) -> Any:
     return fill
 
 
+def by_steps(completions: list[str], steps: list[list[str]], **_: Any) -> list[list[float]]:
+    """A number for each step of each row."""
+    return [[value] * len(row) for value, row in zip(said(completions), steps, strict=True)]
+
+
 def columns_for(form: Train) -> dict[str, Any]:
     """A function for every column that the form asks the user for."""
-    widths = {"step_reward": 12, "turn_reward": 12, "test_pass": 3, "model_reward": 3}
+    widths = {"turn_reward": 12, "test_pass": 3, "model_reward": 3}
     wanted = [need for need in needs(form, TRL) if need.startswith("columns=")]
     names = [need.split("'")[1] for need in wanted]
-    return {name: numbers(widths.get(name, 0)) for name in names}
+    return {name: by_steps if name == "step_reward" else numbers(widths.get(name, 0)) for name in names}
 
 
 @pytest.mark.parametrize("name", ONLINE)
@@ -133,6 +138,20 @@ def test_a_column_that_nobody_fills_is_named_with_its_mend(model: str, tmp_path:
         trainer_of(model, settings(tmp_path, reward_weights=[0.5, 1.0]), reward_funcs=[correct, said])
     with pytest.raises(SettingError, match="unknown recipe 'gropo'"):
         trainer_of(model, args, recipe="gropo")
+    with pytest.raises(WiringError, match=r"recipe must be a recipe's name or a Train form.*not 5"):
+        trainer_of(model, args, recipe=5)
+    with pytest.raises(WiringError, match="trains nothing online"):
+        trainer_of(model, args, recipe="bon-kl")
+    with pytest.raises(SettingError, match="columns must be a mapping"):
+        trainer_of(model, args, columns=[numbers(3)])
+    with pytest.raises(SettingError, match=r"columns\['step_reward'\] must be a function"):
+        trainer_of(model, args, columns={"step_reward": 3}, recipe="pure")
+
+
+def test_another_number_of_step_rewards_than_of_steps_is_refused(model: str, tmp_path: Path) -> None:
+    trainer = trainer_of(model, settings(tmp_path), recipe=pure(beta=0.0), columns={"step_reward": numbers(5)})
+    with pytest.raises(DataError, match=r"gave 5 numbers for completion 0 of the batch, which has \d steps: give one"):
+        trainer.train()
 
 
 def conciseness(completions: list[str], **_: Any) -> list[float]:

@@ -124,7 +124,8 @@ def columns_of(form: Train, drawn: Drawn, given: Given, decode: Decode) -> tuple
     wide = torch.zeros(len(rollouts), width, dtype=torch.bool)
     segments = {name: segmented(member, rollouts, spans, wide) for name, member in form.segment.items()}
     rollouts = _scored(form, rollouts)
-    rollouts = _with_columns(drawn, given, rollouts, _pieces(rollouts, spans, segments.get("step")))
+    steps = _pieces(rollouts, spans, segments.get("step"))
+    rollouts = _with_columns(drawn, given, rollouts, steps, counted="step" in segments)
     needed = sorted(n for n in given.columns & named_columns(form) if COLUMNS[n].shape == "B")
     silent = [_silence(r, needed) for r in rollouts]
     columns = to_columns(rollouts) | segments
@@ -151,9 +152,12 @@ def _scored(form: Train, rollouts: Sequence[Rollout]) -> list[Rollout]:
 
 
 def _with_columns(
-    drawn: Drawn, given: Given, rollouts: Sequence[Rollout], steps: Sequence[Sequence[str]]
+    drawn: Drawn, given: Given, rollouts: Sequence[Rollout], steps: Sequence[Sequence[str]], *, counted: bool
 ) -> list[Rollout]:
-    """The rollouts with what the user's column functions say of them."""
+    """The rollouts with what the user's column functions say of them; ``counted`` where the form counts steps.
+
+    Raises DataError for another number of entries than of completions, or of steps in one of them.
+    """
     out = list(rollouts)
     names = {name for row in drawn.inputs for name in row} - {"prompt", "completion", "completion_ids"}
     data = {name: [row.get(name) for row in drawn.inputs] for name in sorted(names)}
@@ -166,6 +170,11 @@ def _with_columns(
         if len(values) != len(out):
             raise DataError(f"columns[{column!r}] gave {len(values)} entries for {len(out)} completions: give one each")
         for i, value in enumerate(values):
+            if counted and value is not None and COLUMNS[column].shape == "B,S" and len(value) != len(steps[i]):
+                raise DataError(
+                    f"columns[{column!r}] gave {len(value)} numbers for completion {i} of the batch, which has "
+                    f"{len(steps[i])} steps: give one for each entry of `steps`"
+                )
             facts = {column: _nothing(column) if value is None else value}
             why = {"abstained": f"columns[{column!r}] gave None"} if value is None else {}
             out[i] = replace(out[i], facts={**out[i].facts, **facts, **why})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import fields, replace
 from typing import Any
 
@@ -25,6 +26,15 @@ OVERRULED = (
 def has_reference(form: Train) -> bool:
     """Whether a role of the form is the policy before training, which TRL calls its reference model."""
     return any(role.fills == "ref_logp" for role in form.roles.values())
+
+
+def check_columns_given(columns: Any) -> None:
+    """Refuse ``columns`` that are no functions by the name of a column. Raises SettingError."""
+    if not isinstance(columns, Mapping):
+        raise SettingError(f"columns must be a mapping such as {{'step_reward': function}}, not {columns!r}")
+    for name, function in columns.items():
+        if not callable(function):
+            raise SettingError(f"columns[{name!r}] must be a function of the completions, not {function!r}")
 
 
 def check_settings(form: Train, args: Any) -> None:

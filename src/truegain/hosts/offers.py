@@ -138,6 +138,8 @@ def form_of(recipe: str | Train, host: str) -> Train:
     """
     if isinstance(recipe, Train):
         return recipe
+    if not isinstance(recipe, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise WiringError(f"recipe must be a recipe's name or a Train form such as recipes.grpo(), not {recipe!r}")
     import truegain.recipes  # noqa: F401  # a recipe is registered when it is imported
     from truegain.core.system import build
 
@@ -145,6 +147,8 @@ def form_of(recipe: str | Train, host: str) -> Train:
     if len(forms) == 1 and isinstance(forms[0], Train):
         return forms[0]
     kinds = ", ".join(type(form).__name__ for form in forms)
+    if not any(isinstance(form, Train) for form in forms):
+        raise WiringError(f"recipe {recipe!r} trains nothing online ({kinds}): `truegain run {recipe}` runs it")
     raise WiringError(
         f"recipe {recipe!r} is {len(forms)} forms in order ({kinds}), and {host} runs one Train: run the recipe with "
         f"`truegain train {recipe}`, or build it and give its Train the model that the others made"

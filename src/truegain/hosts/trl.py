@@ -79,6 +79,7 @@ class TruegainGRPOTrainer(GRPOTrainer):
     ) -> None:
         """Check recipe and settings, then build TRL's trainer."""
         form = form_of(recipe, "trl")
+        settings.check_columns_given(columns or {})
         check(form, OFFERS["trl"], frozenset(columns or {}))
         args = GRPOConfig() if args is None else copy.copy(args)
         settings.check_settings(form, args)
