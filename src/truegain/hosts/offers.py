@@ -279,8 +279,8 @@ OFFERS: dict[str, Offer] = {
         when={
             # Without a function named correct, `score`, the weighted sum of the reward functions, stands in its place.
             "reward.outcome": "",
-            "objective.minibatches": "steps_per_generation = count * gradient_accumulation_steps, num_iterations = "
-            "epochs",
+            "objective.minibatches": "steps_per_generation = gradient_accumulation_steps times the plan's count, "
+            "num_iterations = its epochs",
         },
         roles=frozenset({"ref_logp"}),
     ),
