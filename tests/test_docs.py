@@ -37,16 +37,22 @@ def module_name(block: str, page: Path) -> str:
 
 @pytest.fixture
 def registries() -> Iterator[None]:
-    """What a page adds to the rooms and registries is taken away again."""
+    """What a page adds to the rooms and registries is taken away again; modules that it only imports stay.
+
+    Those have a spec. Were one imported a second time, its classes would not be those that others already hold.
+    """
+    importlib.import_module("truegain.recipes")
     rooms = {name: dict(vars(module)) for name, module in sys.modules.items() if name.startswith("truegain")}
     stores: Any = (component.REGISTRY, system.SYSTEMS)
     kept = [dict(store) for store in stores]
     yield
-    for name in [name for name in sys.modules if name.startswith("truegain") and name not in rooms]:
-        del sys.modules[name]
+    for name, module in list(sys.modules.items()):
+        if name.startswith("truegain") and name not in rooms and module.__spec__ is None:
+            del sys.modules[name]
     for name, names in rooms.items():
         for extra in vars(sys.modules[name]).keys() - names.keys():
-            delattr(sys.modules[name], extra)
+            if f"{name}.{extra}" not in sys.modules:
+                delattr(sys.modules[name], extra)
     for store, before in zip(stores, kept, strict=True):
         store.clear()
         store.update(before)
