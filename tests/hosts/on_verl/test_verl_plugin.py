@@ -164,7 +164,7 @@ def test_verls_naive_reward_manager_scores_a_converted_parquet_by_as_verl(tmp_pa
         data = DataProto.from_dict(
             tensors={"responses": ids, "attention_mask": torch.ones_like(ids)}, non_tensors=others
         )
-        manager = NaiveRewardManager(OmegaConf.create({}), Letters(), reward.as_verl())
+        manager = NaiveRewardManager(OmegaConf.create({}), Letters(), reward.as_verl(abstained=0.0))
         return await manager.run_single(data)
 
     for row, right in zip(rows, numbers, strict=True):
