@@ -44,7 +44,13 @@ def test_a_data_file_becomes_one_parquet_file_for_verl(tmp_path: Path) -> None:
     assert list(found) == ["train"]
     assert found["train"] == problems_of(str(file), "train")
     assert given["splits"] == [
-        {"split": "train", "file": str(tmp_path / "v.parquet"), "problems": len(found["train"]), "held": []}
+        {
+            "split": "train",
+            "file": str(tmp_path / "v.parquet"),
+            "problems": len(found["train"]),
+            "without_answer": 0,
+            "held": [],
+        }
     ]
 
 

@@ -19,7 +19,13 @@ HOSTS = ("trl", "verl", "verifiers")
 
 
 def convert(
-    task: Annotated[str, typer.Argument(metavar="TASK", help="A task or a data file, as `truegain train --task`.")],
+    task: Annotated[
+        str,
+        typer.Argument(
+            metavar="TASK",
+            help="A task or a data file, as `truegain train --task`; or what convert wrote, a file or a folder.",
+        ),
+    ],
     to: Annotated[str, typer.Option("--to", metavar="HOST", help="trl, verl or verifiers.")],
     out: Annotated[
         Path,
@@ -39,33 +45,39 @@ def convert(
 
     trl: the columns prompt, answer and solution, and the problems' own. verl: parquet with data_source, prompt,
     ability, reward_model and extra_info. verifiers: a package with a taskset. Every row also carries the whole problem,
-    so that our rewards can judge it there, and `from_trl` and `from_verl_parquet` give it back.
+    so that our rewards can judge it there, and `from_trl` and `from_verl_parquet` give it back. Files
+    that convert wrote, alone or as their folder, keep their problems, ids and splits.
     """
     if to not in HOSTS:
         raise SettingError(f"unknown host {to!r}{nearest(to, HOSTS)}; it is trl, verl or verifiers")
     with progress("starting", quiet=True) as shown:
         from truegain.core.types import SPLITS
+        from truegain.hosts._records import Recorded, recorded
         from truegain.hosts.data import for_verifiers, in_english
         from truegain.tasks.mixture import parse
 
+        checked = task
         if split is not None and split not in SPLITS:
             raise SettingError(f"unknown split {split!r}{nearest(split, SPLITS)}; it is train, dev or test")
         places = _places(to, out, split, overwrite)
         if to == "verifiers":
             made = for_verifiers(task)
         else:  # a reward function may do without answers; verl's prompts are messages
-            made = (in_english if to == "verl" else parse)(task, needs_answer=False)
+            made = recorded(task) or (in_english if to == "verl" else parse)(task, needs_answer=False)
+        if to == "verifiers" and isinstance(made, Recorded):
+            checked = made.checked_by()
         found: dict[Split, list[Problem]] = {}
         for one in SPLITS:
             if one in places:
                 found[one] = _problems(made, one, count, shown)
-        written = _written(to, made, task, found, places, out)
+        written = _written(to, made, checked, found, places, out)
     if json:
         print_json({"task": task, "to": to, "out": str(out), "splits": written})
         return
     for one in written:
         held = f"; only in the column truegain: {', '.join(one['held'])}" if one["held"] else ""
-        held = held if one["problems"] else ", so no file"
+        bare = f"; {one['without_answer']} have no answer to check against" if one["without_answer"] else ""
+        held = bare + held if one["problems"] else ", so no file"
         console().print(printable(f"{one['file']}: {one['problems']} {one['split']} problems{held}"))
 
 
@@ -123,4 +135,8 @@ def _written(
 
 
 def _line(split: str, place: Path, problems: list[Problem], converted: Any) -> dict[str, Any]:
-    return {"split": split, "file": str(place), "problems": len(problems), "held": list(converted.held)}
+    from truegain.tasks import NAMES  # whose own checkers need none
+
+    bare = sum(not problem.answer and problem.meta.get("task") not in NAMES for problem in problems)
+    line = {"split": split, "file": str(place), "problems": len(problems), "without_answer": bare}
+    return {**line, "held": list(converted.held)}

@@ -16,12 +16,12 @@ from typing import Any, cast
 
 from truegain.core.errors import DataError, SettingError, nearest
 from truegain.core.types import SPLITS, Message, Problem, Split, Task
+from truegain.hosts._records import RECORD, from_record, record_of, recorded
 from truegain.tasks import Generated, make
 from truegain.tasks._file_rows import ANSWERS, PROMPTS, digest, gold, is_message
 from truegain.tasks._rows import jsonable, read_rows, write_parquet
 from truegain.tasks.mixture import Mixture, parse
 
-RECORD = "truegain"
 TAKEN = frozenset(
     "prompt completion chosen rejected prompts completions completion_ids trainer_state log_metric log_extra "
     f"environments answer solution {RECORD}".split()
@@ -46,10 +46,11 @@ def problems_of(
 ) -> list[Problem]:
     """The first ``count`` different problems of a split, all of a finite one when None; ``tell`` hears how many.
 
+    A file that was converted, or a folder of them, gives its problems as they were, in the splits that its rows state.
     Fewer where a generated task has no more different ones. Raises SettingError for an unknown split, a negative
     count, and for an unlimited task without a count.
     """
-    made = make(task) if isinstance(task, str) else task
+    made = (recorded(task) or make(task)) if isinstance(task, str) else task
     if split not in SPLITS:
         raise SettingError(f"unknown split {split!r}{nearest(str(split), SPLITS)}; it is train, dev or test")
     size = made.size(split)
@@ -71,7 +72,12 @@ def problems_of(
 
 
 def in_english(spec: str, *, needs_answer: bool = True) -> Task:
-    """The task of a spec for a host of messages: generated ones ask in plain English, unless it says ``chat=``."""
+    """The task of a spec for a host of messages: generated ones ask in plain English, unless it says ``chat=``.
+
+    What was converted stays as it is, see `problems_of`.
+    """
+    if (held := recorded(spec)) is not None:
+        return held
     made = parse(spec, needs_answer=needs_answer)
     if "chat=" in spec:
         return made
@@ -92,29 +98,6 @@ def for_verifiers(spec: str) -> Task:
     if made.name == "bandit":
         raise SettingError("the task bandit is for the table policy: its answers are no text")
     return made
-
-
-def record_of(problem: Problem, split: Split = "train") -> str:
-    """A problem as one JSON text, in ASCII, so that any string survives."""
-    prompt = problem.prompt if isinstance(problem.prompt, str) else [dict(message) for message in problem.prompt]
-    return json.dumps(
-        {"id": problem.id, "split": split, "prompt": prompt, "answer": problem.answer, "meta": jsonable(problem.meta)}
-    )
-
-
-def from_record(text: str, place: str = "the column 'truegain'") -> tuple[Split, Problem]:
-    """What `record_of` wrote. Raises DataError, naming ``place``, for anything else."""
-    try:
-        held = json.loads(text)
-        prompt, meta, answer, split = held["prompt"], held["meta"], held["answer"], held["split"]
-        ident = held["id"]
-    except (ValueError, RecursionError, TypeError, KeyError) as error:
-        raise DataError(f"{place}: no problem that truegain wrote ({type(error).__name__})") from error
-    whole = isinstance(prompt, str) or (isinstance(prompt, list) and bool(prompt) and all(map(is_message, prompt)))
-    right = whole and isinstance(ident, str) and isinstance(meta, dict) and isinstance(answer, str | None)
-    if not right or split not in SPLITS:
-        raise DataError(f"{place}: no problem that truegain wrote (a part of it has the wrong type)")
-    return split, Problem(ident, prompt if isinstance(prompt, str) else tuple(prompt), answer, meta)
 
 
 def problem_of(row: Mapping[str, Any], place: str = "the row", name: str = "data") -> tuple[Split, Problem]:
