@@ -216,6 +216,9 @@ def test_inside_grpo_the_proxy_rises_while_gold_falls_and_the_run_is_rolled_back
     assert guard.alarm is not None and guard.alarm.kind == "divergence"
     assert run.state.global_step == guard.alarm.step < 40
     assert gold_of(run.model) > guard.alarm.gold + 0.1
+    first = next(line["reward"] for line in run.state.log_history if "reward" in line)
+    assert guard.looks[0].proxy == first, "the completions of the first line were drawn before the first step"
+    assert read_log(tmp_path / "grpo").host == "trl", "nothing was saved, and there is a log all the same"
     # TRL's own lines are as they were: the guard's have lines of their own.
     own = [line for line in run.state.log_history if "truegain/gold" in line]
     assert [line["step"] for line in own] == [look.step for look in guard.looks]

@@ -156,7 +156,9 @@ class GoldGapGuard(TrainerCallback):
             self._heard.append(float(value))
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **given: Any) -> None:
-        """Roll back, if that was the action and there was an alarm."""
+        """Leave a log that `truegain guard` and `truegain doctor` read; roll back, if that was to be done."""
+        if args.process_index == 0:
+            state.save_to_json(str(Path(str(args.output_dir)) / "trainer_state.json"))
         alarm = self.alarm
         if self.action != "rollback" or alarm is None or not self.acted:
             return
@@ -180,10 +182,10 @@ class GoldGapGuard(TrainerCallback):
         step = state.global_step
         scores = self._scored(given["model"], given["processing_class"], step, first)
         proxy = float(np.mean(self._heard)) if self._heard else math.nan
+        if len(self.looks) == 1 and math.isnan(self.looks[0].proxy) and self._heard:
+            # The first line is of what was drawn before the first step (of the first few, with logging_steps above 1).
+            self.looks[0] = replace(self.looks[0], proxy=self._heard[0])
         self._heard.clear()
-        if len(self.looks) == 1 and math.isnan(self.looks[0].proxy):
-            # What was logged first is the nearest that there is to the proxy before the first step.
-            self.looks[0] = replace(self.looks[0], proxy=proxy)
         look = judge_look(
             self.looks, step, scores, proxy, self.scores[self.since :], **self.knobs,
             told=self._told(scores, args), spent=self.spent,
